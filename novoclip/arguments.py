@@ -1,0 +1,79 @@
+"""Checks of arguments at construction, and the value of a number that may be a schedule.
+
+Only Python and NumPy numbers are checked by value. A JAX array may be a tracer, so
+it is checked by dtype and shape alone.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Number = float | np.ndarray | jax.Array
+Schedulable = Number | Callable[[jax.Array], Number]
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    exclude_low: bool = False,
+) -> None:
+    """Raise unless `value` is a schedule, a JAX array, or a number in [low, high]."""
+    if callable(value):
+        return
+    bracket = "(" if exclude_low else "["
+    allowed = f"a number in {bracket}{low:g}, {high:g}], an array or a schedule"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | np.generic | jax.Array):
+        msg = f"{name} must be {allowed}; got {value!r}"
+        raise TypeError(msg)
+    dtype = jnp.result_type(value)
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        msg = f"{name} must be {allowed}; got dtype {dtype}"
+        raise TypeError(msg)
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    if len(shape) > 1:
+        msg = f"{name} must be a scalar or a vector with one entry a block; got shape {shape}"
+        raise ValueError(msg)
+    if isinstance(value, jax.Array):
+        return
+    inside = (np.asarray(value) > low) if exclude_low else (np.asarray(value) >= low)
+    if not np.all(inside & (np.asarray(value) <= high)):
+        msg = f"{name} must be {allowed}; got {value!r}"
+        raise ValueError(msg)
+
+
+def check_integer(name: str, value: Any, *, low: int) -> None:
+    """Raise unless `value` is a Python or NumPy integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        msg = f"{name} must be an integer of at least {low}; got {value!r}"
+        raise TypeError(msg)
+    if value < low:
+        msg = f"{name} must be an integer of at least {low}; got {value!r}"
+        raise ValueError(msg)
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise unless `value` is one of the `allowed` strings."""
+    names = ", ".join(repr(choice) for choice in allowed)
+    if not isinstance(value, str):
+        msg = f"{name} must be one of {names}; got {value!r}"
+        raise TypeError(msg)
+    if value not in allowed:
+        msg = f"{name} must be one of {names}; got {value!r}"
+        raise ValueError(msg)
+
+
+def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
+    """Return a number, or a schedule's value at `step`, broadcast to `like`."""
+    number = jnp.asarray(value(step) if callable(value) else value).astype(like.dtype)
+    if number.ndim and number.shape != like.shape:
+        msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
+        raise ValueError(msg)
+    return jnp.broadcast_to(number, like.shape)

@@ -1,0 +1,203 @@
+"""Norms of blocks of leaves, and their rescaling: precision and range are settled here, once."""
+
+from collections.abc import Callable, Sequence
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from novoclip.safe_math import ratio, square_root
+
+NORMS = ("l1", "l2", "max", "rms")
+
+
+class _Range(NamedTuple):
+    """Powers of two by which numbers are multiplied, exactly, before they are squared.
+
+    The usual one leaves the sum of squares in range for norms from 6e-33 to 7e5 (float64:
+    6e-275 to 2e33): exactly zero blocks are common, and must not cost a second pass.
+    """
+
+    usual: float
+    for_large: float
+    for_small: float
+    small: float  # a sum of squares below which some may have been lost
+
+
+_RANGES = {32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70), 64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960)}
+
+
+class Layout(NamedTuple):
+    """Which block each leaf belongs to. Hashable, so that it can be static under jit.
+
+    Attributes:
+      block_of: the block of each leaf, counted from 0 in order of first occurrence.
+      axes: the axes of each leaf that its norm is taken over.
+      form: what the norms become: one "scalar"; a vector with an entry a block
+        ("stack"); or one with an entry for each slice that is left of a leaf ("concatenate").
+    """
+
+    block_of: tuple[int, ...]
+    axes: tuple[tuple[int, ...], ...]
+    form: str
+
+
+def accumulation_dtype(dtype: Any) -> Any:
+    """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
+    return jnp.float64 if jnp.finfo(dtype).bits == 64 else jnp.float32
+
+
+# Compiled once for each layout: outside jit, a bare lax.cond would compile at every call.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
+    """Return the norms of the blocks, accumulated in at least float32.
+
+    Right wherever the norm itself can be represented; only one outside the usual range costs
+    a second pass. A block counts as zero if all its numbers are under 6e-33 (float64: 6e-275).
+    """
+    dtype = _common_dtype(leaves)
+    if norm in ("l1", "max"):
+        combine = functools.partial(jnp.max, initial=0) if norm == "max" else jnp.sum
+        return _assemble(_reduce([jnp.abs(x).astype(dtype) for x in leaves], layout, combine), layout, dtype)
+    return _root_norms(leaves, layout, norm)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
+    usual = [_RANGES[_bits(leaves)].usual] * _block_count(layout)
+    first = _sums_of_squares(leaves, layout, usual)
+
+    def again() -> jax.Array:
+        scales = _scales(first)
+        return _roots(leaves, _sums_of_squares(leaves, layout, scales), layout, norm, scales)
+
+    fine = jnp.all(_in_range(_assemble(first, layout, _common_dtype(leaves))))
+    return lax.cond(fine, lambda: _roots(leaves, first, layout, norm, usual), again)
+
+
+@_root_norms.defjvp
+def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> Any:
+    # The first pass may have overflowed, and 0 times its derivative would be NaN.
+    usual = [_RANGES[_bits(primals[0])].usual] * _block_count(layout)
+    scales = _scales(_sums_of_squares(primals[0], layout, usual))
+
+    def second(leaves: list[jax.Array]) -> jax.Array:
+        return _roots(leaves, _sums_of_squares(leaves, layout, scales), layout, norm, scales)
+
+    return jax.jvp(second, primals, tangents)
+
+
+def _scales(first: list[jax.Array]) -> list[jax.Array]:
+    def scale(total: jax.Array) -> jax.Array:
+        ranges = _RANGES[jnp.finfo(total.dtype).bits]
+        outside = jnp.where(total < ranges.small, ranges.for_small, ranges.for_large)
+        return jnp.where(_in_range(total), ranges.usual, outside).astype(total.dtype)
+
+    return [scale(total) for total in first]
+
+
+def _in_range(total: jax.Array) -> jax.Array:
+    small = _RANGES[jnp.finfo(total.dtype).bits].small
+    return (total == 0) | (total >= small) & jnp.isfinite(total)
+
+
+def _sums_of_squares(leaves: list[jax.Array], layout: Layout, scales: Sequence[Any]) -> list[jax.Array]:
+    dtype = _common_dtype(leaves)
+    squares = [_square(x, scales[b], dtype) for x, b in zip(leaves, layout.block_of, strict=True)]
+    return _reduce(squares, layout, jnp.sum)
+
+
+def _roots(
+    leaves: list[jax.Array], totals: list[jax.Array], layout: Layout, norm: str, scales: Sequence[Any]
+) -> jax.Array:
+    sizes = _block_sizes(leaves, layout) if norm == "rms" else [1] * len(totals)
+    by_block = zip(totals, sizes, scales, strict=True)
+    roots = [square_root(total / size) / scale for total, size, scale in by_block]
+    return _assemble(roots, layout, _common_dtype(leaves))
+
+
+def _common_dtype(leaves: list[jax.Array]) -> Any:
+    double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
+    return jnp.float64 if double else jnp.float32
+
+
+def _bits(leaves: list[jax.Array]) -> int:
+    return jnp.finfo(_common_dtype(leaves)).bits
+
+
+def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new: jax.Array) -> list[jax.Array]:
+    """Multiply each block by the one factor that takes its norm from `old` to `new`.
+
+    A block whose `new` is 0 becomes zeros whatever it held; where `old` is 0 or not
+    finite and `new` is not 0, the block is left as it is.
+    """
+    usable = jnp.isfinite(old) & (old > 0)
+    # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
+    factor = jnp.where(usable, ratio(new, jnp.where(usable, old, 1)), 1)
+    factor = jnp.where(new == 0, 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
+    factors = _split(factor, leaves, layout)
+    return [_multiply(leaf, by) for leaf, by in zip(leaves, factors, strict=True)]
+
+
+def _multiply(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+    dtype = accumulation_dtype(leaf.dtype)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return lax.complex(_multiply(leaf.real, factor), _multiply(leaf.imag, factor))
+    if jnp.finfo(leaf.dtype).bits < 32:
+        # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of every leaf.
+        leaf, factor = lax.optimization_barrier((leaf, factor))
+    scaled = (leaf.astype(dtype) * factor.astype(dtype)).astype(leaf.dtype)
+    return jnp.where(factor == 0, jnp.zeros((), leaf.dtype), scaled)
+
+
+def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return _square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)
+    return jnp.square(leaf.astype(dtype) * scale)
+
+
+def _block_count(layout: Layout) -> int:
+    return max(layout.block_of, default=-1) + 1
+
+
+def _block_sizes(leaves: list[jax.Array], layout: Layout) -> list[int]:
+    sizes = [0] * _block_count(layout)
+    for leaf, block, axes in zip(leaves, layout.block_of, layout.axes, strict=True):
+        sizes[block] += math.prod(leaf.shape[axis] for axis in axes)
+    return [max(size, 1) for size in sizes]
+
+
+def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
+    """Combine each leaf over its axes, then the leaves of each block; one array a block."""
+    keepdims = layout.form == "concatenate"
+    members: list[list[jax.Array]] = [[] for _ in range(_block_count(layout))]
+    for part, block, axes in zip(parts, layout.block_of, layout.axes, strict=True):
+        members[block].append(combine(part, axis=axes, keepdims=keepdims))
+    return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
+
+
+def _assemble(blocks: list[jax.Array], layout: Layout, dtype: Any) -> jax.Array:
+    if layout.form == "scalar":
+        return blocks[0] if blocks else jnp.zeros((), dtype)
+    if not blocks:
+        return jnp.zeros((0,), dtype)
+    return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([x.reshape(-1) for x in blocks])
+
+
+def _split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
+    """Undo `_assemble`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
+    if layout.form == "scalar":
+        return [values] * len(leaves)
+    if layout.form == "stack":
+        return [values[block] for block in layout.block_of]
+    shapes = [
+        tuple(1 if axis in axes else size for axis, size in enumerate(leaf.shape))
+        for leaf, axes in zip(leaves, layout.axes, strict=True)
+    ]
+    ends = [0]
+    for shape in shapes:
+        ends.append(ends[-1] + math.prod(shape))
+    return [values[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]

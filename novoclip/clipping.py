@@ -1,0 +1,195 @@
+"""clip(measure, limit, shape): the three answers that make a clipping rule."""
+
+from collections.abc import Iterable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import check_choice
+from novoclip.limits import Limit, kept_where_not_finite, over_leaves
+from novoclip.measure import PER, Measure, is_measured, path_name, resolve_measure
+from novoclip.shapes import SHAPES
+
+NONFINITE = ("zero", "propagate")
+
+
+class ClipState(NamedTuple):
+    """What a clipping rule knows after a step; see `novoclip.metrics` to read it.
+
+    Attributes:
+      steps: int32, steps taken; stops at the largest int32, as the other two counters do.
+      norms: norms of the last step's blocks before clipping, a scalar or a vector;
+        `()` for `per="element"`, as are `limits`.
+      limits: the blocks' limits at the last step. A block that was not finite keeps its own.
+      fraction: float32, share of the blocks that were beyond their limit at the last step.
+      clipped: int32, steps in which any block was.
+      nonfinite: int32, steps in which any block's norm was not finite. For
+        `per="element"`, these three are `()` unless counting was asked for.
+      memory: the Limit's own.
+    """
+
+    steps: jax.Array
+    norms: Any
+    limits: Any
+    fraction: Any
+    clipped: Any
+    nonfinite: Any
+    memory: Any
+
+
+def clip(
+    measure: str | Measure, limit: Limit, shape: str = "hard", *, nonfinite: str = "zero", count: bool | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Make a clipping rule of three independent answers.
+
+    Each block of the gradient, of norm n, is multiplied by shape(n, c) / n, where c is
+    its limit at this step.
+
+    Args:
+      measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
+        norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
+      limit: how large each block may be: `constant(1.0)`, or a rule with a memory.
+      shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh",
+        "arctan" and "algebraic" (n approaches c), "normalize" (n becomes c for smaller
+        blocks too), "drop" (n becomes 0).
+      nonfinite: "zero" sets a block whose norm is not finite to zero and leaves that
+        block's memory as it was; "propagate" passes the block on, and leaves the memory
+        likewise. Per element, an infinity is clipped like any large number.
+      count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
+        element, where it takes one more pass over the gradients.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with a `ClipState`.
+
+    Raises:
+      TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
+      ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
+        parameters and they are absent, or gradients and parameters differ in structure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from novoclip import constant
+      >>> rule = clip("tensor", constant(1.0))
+      >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}
+      >>> updates, state = rule.update(gradients, rule.init(gradients))
+      >>> print(updates["a"], updates["b"], state.norms)
+      [0.6 0.8] [0.5] [5.  0.5]
+    """
+    _check_answers(measure, limit, shape, nonfinite)
+    measure = resolve_measure(measure)
+    blockwise = not measure.elementwise
+    counting = blockwise if count is None else count
+    advance = kept_where_not_finite(limit)
+    if not blockwise:
+        advance = over_leaves(advance)
+    target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
+
+    def init(params: optax.Params) -> ClipState:
+        norms = jax.eval_shape(measure.norms, params)
+        state = ClipState(
+            steps=jnp.zeros((), jnp.int32),
+            norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
+            limits=jnp.full(norms.shape, jnp.inf, norms.dtype) if blockwise else (),
+            fraction=(),
+            clipped=(),
+            nonfinite=(),
+            memory=advance.init(norms),
+        )
+        return start_counts(state) if counting else state
+
+    def update(
+        updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ClipState]:
+        _reject_integers(updates)
+        norms = measure.norms(updates)
+        if blockwise:
+            norms = _match(norms, state.norms)
+        sizes = measure.norms(_required(params)) if limit.needs_params else None
+        limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
+        rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
+        state = state._replace(steps=_count_up(state.steps, jnp.array(1, jnp.int32)), memory=memory)
+        if counting:
+            state = advance_counts(state, jax.tree.leaves(norms), jax.tree.leaves(limits))
+        if blockwise:
+            kept = jnp.where(jnp.isfinite(norms), limits, state.limits)
+            state = state._replace(norms=norms, limits=kept)
+        return rescaled, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool) -> jax.Array:
+    """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
+    # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
+    known = ~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)
+    new = SHAPES[shape](jnp.where(known, norm, 1), limit)
+    if nonfinite == "zero":
+        return jnp.where(known & jnp.isfinite(new), new, 0)
+    return jnp.where(known, new, norm)
+
+
+def start_counts(state: ClipState) -> ClipState:
+    """Return the state with its three counts at 0."""
+    return state._replace(
+        fraction=jnp.zeros((), jnp.float32), clipped=jnp.zeros((), jnp.int32), nonfinite=jnp.zeros((), jnp.int32)
+    )
+
+
+def advance_counts(state: ClipState, norms: list[jax.Array], limits: list[jax.Array]) -> ClipState:
+    """Return the state with this step's norms, compared with their limits, counted."""
+    beyond = _number_of(jnp.isfinite(n) & (n > c) for n, c in zip(norms, limits, strict=True))
+    broken = _number_of(~jnp.isfinite(n) for n in norms)
+    blocks = max(sum(n.size for n in norms), 1)
+    return state._replace(
+        fraction=beyond / blocks,
+        clipped=_count_up(state.clipped, (beyond > 0).astype(jnp.int32)),
+        nonfinite=_count_up(state.nonfinite, (broken > 0).astype(jnp.int32)),
+    )
+
+
+def _number_of(conditions: Iterable[jax.Array]) -> jax.Array:
+    # Integers within a leaf: float32 stops counting at 2**24.
+    counts = [jnp.sum(condition, dtype=jnp.int32).astype(jnp.float32) for condition in conditions]
+    return jnp.sum(jnp.stack(counts)) if counts else jnp.zeros((), jnp.float32)
+
+
+def _count_up(counter: jax.Array, by: jax.Array) -> jax.Array:
+    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + by, counter)
+
+
+def _check_answers(measure: Any, limit: Any, shape: Any, nonfinite: Any) -> None:
+    if not isinstance(measure, str | Measure):
+        msg = (
+            f"measure must be a Measure or one of {', '.join(PER)}; got {measure!r}. "
+            "To clip at a number use clip_by_value, clip_by_norm or clip_by_global_norm"
+        )
+        raise TypeError(msg)
+    if not isinstance(limit, Limit):
+        msg = f"limit must be a Limit, such as constant(1.0); got {limit!r}"
+        raise TypeError(msg)
+    check_choice("shape", shape, tuple(SHAPES))
+    check_choice("nonfinite", nonfinite, NONFINITE)
+
+
+def _required(params: optax.Params | None) -> optax.Params:
+    if params is None:
+        msg = "this rule's limits depend on the parameters: call update(updates, state, params)"
+        raise ValueError(msg)
+    return params
+
+
+def _reject_integers(updates: optax.Updates) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        if not is_measured(leaf) and jnp.result_type(leaf) != jax.dtypes.float0:
+            msg = f"gradients must be real or complex numbers; {path_name(path)!r} has dtype {jnp.result_type(leaf)}"
+            raise TypeError(msg)
+
+
+def _match(norms: jax.Array, previous: jax.Array) -> jax.Array:
+    if norms.shape != previous.shape:
+        msg = f"the gradients have blocks of shape {norms.shape}, the parameters given to init {previous.shape}"
+        raise ValueError(msg)
+    return norms.astype(previous.dtype)

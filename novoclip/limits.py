@@ -1,0 +1,133 @@
+"""Limits: how large each block may be at this step, from the norms and a memory of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.arguments import Schedulable, check_number, value_at
+
+
+class LimitUpdate(Protocol):
+    """The second function of a Limit."""
+
+    def __call__(
+        self, norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, Any]:
+        """Return (limits, memory)."""
+        ...
+
+
+class Limit(NamedTuple):
+    """How large each block may be at this step: to norms, what an Optax transform is to gradients.
+
+    A Limit sees norms and nothing else, so it serves every Measure, and can be run on a
+    recorded list of norms. Norms are one float32 or float64 array: a scalar, a vector, or,
+    with `per="element"`, each leaf's absolute values in turn. They are finite: `clip` puts
+    0 where a norm is not, and discards what the Limit makes of that block.
+
+    Attributes:
+      init: `init(norms) -> memory`, from a ShapeDtypeStruct. Each array of the memory ends
+        in the norms' shape, so that one block's memory can stand still while the others
+        move on: a history of norms is `(window, *norms.shape)`.
+      update: `update(norms, memory, param_norms, *, step, **extra) -> (limits, memory)`.
+        `step` is an int32 scalar that counts from 0; `extra` is what else the caller gave
+        to the transform's `update`. A limit below 0 counts as 0.
+      needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
+        to be measured; they are None otherwise.
+    """
+
+    init: Callable[[Any], Any]
+    update: LimitUpdate
+    needs_params: bool = False
+
+
+def constant(value: Schedulable, *, name: str = "value") -> Limit:
+    """Limit every block to a number, or to a schedule's value at this step.
+
+    Args:
+      value: at least 0, in the gradients' units: a float, an array (a scalar, or a vector
+        with an entry a block), or a schedule `step -> value`.
+      name: what error messages call the value.
+
+    Returns:
+      A Limit without memory.
+
+    Raises:
+      TypeError: if `value` is neither a real number, an array nor a function.
+      ValueError: if it is negative or NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> limits, _ = constant(0.5).update(jnp.array([1.0, 2.0]), (), step=jnp.int32(0))
+      >>> print(limits)
+      [0.5 0.5]
+    """
+    check_number(name, value)
+
+    def update(norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
+        del param_norms, extra
+        return value_at(value, step, norms, name), memory
+
+    return Limit(lambda _: (), update)
+
+
+def kept_where_not_finite(limit: Limit) -> Limit:
+    """Return the Limit that forgets what it was told by norms that are not finite."""
+
+    def init(norms: Any) -> Any:
+        memory = limit.init(norms)
+        for array in jax.tree.leaves(memory):
+            if array.shape[array.ndim - len(norms.shape) :] != norms.shape:
+                msg = f"a Limit's memory must end in the norms' shape {norms.shape}; got an array of {array.shape}"
+                raise ValueError(msg)
+        return memory
+
+    def update(norms: Any, memory: Any, param_norms: Any = None, **extra: Any) -> tuple[Any, Any]:
+        finite = jnp.isfinite(norms)
+        limits, learned = limit.update(jnp.where(finite, norms, 0), memory, param_norms, **extra)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            if (new.shape, new.dtype) != (old.shape, old.dtype):
+                msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
+                raise ValueError(msg)
+            return jnp.where(jnp.broadcast_to(finite, old.shape), new, old)
+
+        return jnp.maximum(limits, 0), jax.tree.map(keep, learned, memory)
+
+    return Limit(init, update, limit.needs_params)
+
+
+def over_leaves(limit: Limit) -> Limit:
+    """Return the Limit that applies another to each leaf of a tree of norms.
+
+    Its memory holds, for each array of the other's memory, one tree like the parameters,
+    which is what sharding and checkpointing tools look for.
+    """
+    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
+
+    def regroup(memories: list[Any], outer: Any) -> Any:
+        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
+        trees = (
+            [outer.unflatten(column) for column in columns]
+            if memories
+            else [outer.unflatten([])] * memory_tree.num_leaves
+        )
+        return memory_tree.unflatten(trees)
+
+    def init(norms: Any) -> Any:
+        leaves = jax.tree.leaves(norms)
+        outer: Any = jax.tree.structure(norms)
+        return regroup([limit.init(leaf) for leaf in leaves], outer)
+
+    def update(norms: Any, memory: Any, param_norms: Any = None, **extra: Any) -> tuple[Any, Any]:
+        leaves = jax.tree.leaves(norms)
+        outer: Any = jax.tree.structure(norms)
+        columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
+        sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
+        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
+        return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
+
+    return Limit(init, update, limit.needs_params)

@@ -1,0 +1,90 @@
+"""Clipping of norms at a fixed threshold."""
+
+import optax
+
+from novoclip.arguments import Schedulable
+from novoclip.clipping import clip
+from novoclip.limits import constant
+from novoclip.measure import Measure, resolve_measure
+
+
+def clip_by_norm(
+    max_norm: Schedulable,
+    *,
+    per: str | Measure = "tensor",
+    norm: str = "l2",
+    shape: str = "hard",
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Scale each block of the gradient down to a norm of at most max_norm.
+
+    u = g min(1, c / ||g||) for each block g.
+
+    Args:
+      max_norm: c, at least 0, in the gradients' units: a float, an array (a scalar, or a
+        vector with an entry a block) or a schedule.
+      per: the blocks: "tree", "tensor", "unit", "element" or a Measure, such as `groups(...)`.
+      norm: "l1" (the sum of |g|), "l2", "max" (the largest |g|) or "rms" (the root of the mean of |g|^2).
+      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+
+    Returns:
+      A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if `max_norm` is negative or NaN, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clip_by_norm(1.0)
+      >>> gradients = {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([0.5])}
+      >>> print(rule.update(gradients, rule.init(gradients))[0])
+      {'bias': Array([0.5], dtype=float32), 'kernel': Array([0.6, 0.8], dtype=float32)}
+
+    References:
+      Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
+      <https://arxiv.org/abs/1211.5063>`_, 2012.
+
+    torch's `clip_grad_norm_` divides by ||g|| + 1e-6; here there is no such term.
+    """
+    limit = constant(max_norm, name="max_norm")
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+
+
+def clip_by_global_norm(
+    max_norm: Schedulable, *, shape: str = "hard", nonfinite: str = "zero"
+) -> optax.GradientTransformationExtraArgs:
+    """Scale the whole gradient down to a Euclidean norm of at most max_norm.
+
+    u = g min(1, c / ||g||), where ||g|| is taken over all leaves together. The direction stays.
+
+    Args:
+      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule.
+      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      nonfinite: "zero" gives zero updates if the norm is not finite; "propagate" passes
+        the gradient on as it came.
+
+    Returns:
+      A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if `max_norm` is negative or NaN, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clip_by_global_norm(6.5)
+      >>> gradients = {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([12.0])}
+      >>> updates, state = rule.update(gradients, rule.init(gradients))
+      >>> print(updates["kernel"], updates["bias"], state.norms)
+      [1.5 2. ] [6.] 13.0
+
+    References:
+      Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
+      <https://arxiv.org/abs/1211.5063>`_, 2012.
+
+    Differs from `optax.clip_by_global_norm`: the norm is taken in float32 whatever the
+    gradients' dtype, cannot overflow or underflow where it can be represented, and is kept.
+    """
+    return clip_by_norm(max_norm, per="tree", shape=shape, nonfinite=nonfinite)

@@ -1,0 +1,171 @@
+"""Limits that adapt to the second moment of each number."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.clipping import ClipState, advance_counts, clip, new_norm, start_counts
+from novoclip.limits import Limit
+from novoclip.measure import resolve_measure
+from novoclip.safe_math import hypotenuse, ratio
+
+FORMS = ("inverse", "proportional")
+GRANULARITIES = ("element", "tensor")
+
+
+class SecondMomentMemory(NamedTuple):
+    """What `second_moment` remembers.
+
+    Attributes:
+      root: `(*blocks)`, sqrt(v). The root, because v itself overflows at norms that can be
+        represented: one gradient of 1e20 would leave v infinite for good.
+    """
+
+    root: jax.Array
+
+
+def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str = "inverse") -> Limit:
+    """Limit each block by the running mean v of its squared norm.
+
+        v_t = b2 v_{t-1} + (1 - b2) n_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)      "inverse"
+        c_t = threshold sqrt(v_{t-1});  v_t from min(n_t, c_t), v = n^2 at first      "proportional"
+
+    The limit is infinite where v is 0.
+
+    Args:
+      threshold: at least 0. For "inverse" in squared gradient units; for "proportional" a
+        number of deviations. A float, an array or a schedule.
+      b2: decay of v in [0, 1]: a float, an array or a schedule.
+      form: one of the two above.
+
+    Returns:
+      A Limit with a `SecondMomentMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or `form` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> limit = second_moment(3.0, form="proportional")
+      >>> memory = limit.init(jnp.zeros(()))
+      >>> for norm in (2.0, 2.0):
+      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     print(limits)
+      inf
+      6.0
+    """
+    check_number("threshold", threshold)
+    check_number("b2", b2, high=1.0)
+    check_choice("form", form, FORMS)
+
+    def init(norms: Any) -> SecondMomentMemory:
+        return SecondMomentMemory(jnp.zeros(norms.shape, norms.dtype))
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, SecondMomentMemory]:
+        del param_norms, extra
+        scale, decay = value_at(threshold, step, norms, "threshold"), value_at(b2, step, norms, "b2")
+
+        def learn(size: jax.Array) -> jax.Array:
+            return hypotenuse(jnp.sqrt(decay) * memory.root, jnp.sqrt(1 - decay) * size)
+
+        if form == "inverse":
+            root = learn(norms)
+            limits = ratio(scale, jnp.where(root > 0, root, 1))
+            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root)
+        known = memory.root > 0
+        limits = jnp.where(known, scale * memory.root, jnp.inf)
+        return limits, SecondMomentMemory(jnp.where(known, learn(jnp.minimum(norms, limits)), norms))
+
+    return Limit(init, update)
+
+
+def clip_by_second_moment(
+    threshold: Schedulable,
+    b2: Schedulable = 0.999,
+    *,
+    per: str = "element",
+    form: str = "inverse",
+    shape: str = "hard",
+    nonfinite: str = "zero",
+    count: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Clip each number to a limit that adapts to the second moment v.
+
+    u = sign(g) min(|g|, c_t) with
+
+        v_t = b2 v_{t-1} + (1 - b2) g_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)           "inverse"
+        c_t = threshold sqrt(v_{t-1});  v_t from the clipped gradient, v = g^2 at first    "proportional"
+
+    and no limit where v is 0. In the inverse form a number is clipped when |g| sqrt(v) exceeds
+    the threshold: it depends on the scale of the gradients, and v takes in a spike whole.
+    The proportional form depends on no scale and keeps spikes out of v.
+
+    Args:
+      threshold: at least 0, in squared gradient units ("inverse") or in deviations
+        ("proportional"): a float, an array or a schedule.
+      b2: decay of v in [0, 1]: a float, an array or a schedule.
+      per: "element" keeps one v a number, "tensor" one a leaf, from the mean of g^2; either
+        way, numbers are clipped. In the proportional form the latter learns from
+        min(root mean square, c).
+      form: "inverse" or "proportional".
+      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      nonfinite: "zero" sets NaN to 0 (per tensor: a tensor that is not finite to zeros);
+        "propagate" passes it on. Neither enters v.
+      count: whether to keep `fraction`, `clipped` and `nonfinite` in the state, which
+        takes one more pass over the gradients.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is a `SecondMomentMemory`.
+      It is kept in float32 (float64 for float64 parameters). Per tensor, the state's
+      `norms` are root mean squares, and its `limits` those of the numbers.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clip_by_second_moment(3.0, form="proportional")
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for gradient in ([1.0, 0.1], [1.0, 100.0]):
+      ...     updates, state = rule.update(jnp.array(gradient), state)
+      >>> print(updates)
+      [1.  0.3]
+
+    References:
+      Ginsburg et al., `Stochastic gradient methods with layer-wise adaptive moments for
+      training of deep networks <https://arxiv.org/abs/1905.11286>`_, 2019, for v per tensor.
+    """
+    limit = second_moment(threshold, b2=b2, form=form)
+    check_choice("per", per, GRANULARITIES)
+    elements = resolve_measure("element")
+    if per == "element":
+        return clip(elements, limit, shape, nonfinite=nonfinite, count=count)
+    by_tensor = clip(resolve_measure("tensor", "rms"), limit, shape, nonfinite=nonfinite, count=False)
+
+    def init(params: optax.Params) -> ClipState:
+        state = by_tensor.init(params)
+        return start_counts(state) if count else state
+
+    def update(
+        updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ClipState]:
+        _, state = by_tensor.update(updates, state, params, **extra)
+        finite = jnp.isfinite(state.norms)
+        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
+        sizes = elements.norms(updates)
+        leaves = jax.tree.leaves(sizes)
+        tree: Any = jax.tree.structure(sizes)
+        new = [new_norm(size, bounds[i], shape, nonfinite, elementwise=True) for i, size in enumerate(leaves)]
+        if count:
+            known = [jnp.where(finite[i], size, jnp.nan) for i, size in enumerate(leaves)]
+            state = advance_counts(state, known, list(bounds))
+        return elements.rescale(updates, sizes, tree.unflatten(new)), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,176 @@
+"""Limits from the mean and the deviation of the norms."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
+from novoclip.clipping import clip
+from novoclip.limits import Limit
+from novoclip.measure import Measure, resolve_measure
+
+MODES = ("adaptive_scaling", "mean", "percentile")
+
+
+class ZScoreMemory(NamedTuple):
+    """What `z_score` remembers of each block's norms.
+
+    Attributes:
+      seen: int32, norms seen, at most `warmup`.
+      mean: their mean; exponential after the warm-up.
+      variance: their population variance; exponential after the warm-up.
+    """
+
+    seen: jax.Array
+    mean: jax.Array
+    variance: jax.Array
+
+
+def z_score(
+    z_threshold: Schedulable = 2.5,
+    *,
+    decay: Schedulable = 0.97,
+    warmup: int = 25,
+    max_norm: Schedulable = jnp.inf,
+    mode: str = "adaptive_scaling",
+    eps: float = 1e-6,
+) -> Limit:
+    """Limit each block whose norm lies more than z_threshold deviations above its mean.
+
+    With z = (n - mean) / (sqrt(variance) + eps), a block with z > z_threshold is limited to
+
+        mean + z_threshold^2 sqrt(variance) / z    "adaptive_scaling"
+        mean                                       "mean"
+        mean + z_threshold sqrt(variance)          "percentile" (whose eps is 0)
+
+    and then learnt at that value e, other blocks at e = n: mean <- d mean + (1 - d) e, and with
+    the new mean, variance <- d variance + (1 - d) (e - mean)^2. During the first `warmup`
+    norms, whose mean and population variance are the initial values, only `max_norm` limits.
+
+    Args:
+      z_threshold: deviations that are still usual, above 0: a float, an array or a schedule.
+      decay: d in [0, 1]: a float, an array or a schedule.
+      warmup: norms to see before the first z-score.
+      max_norm: an upper bound of the limit in the gradients' units; infinite by default.
+      mode: one of the three above.
+      eps: added to the deviation.
+
+    Returns:
+      A Limit with a `ZScoreMemory`. For blocks that are not limited it reports where they would be.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or `mode` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> limit = z_score(warmup=2, mode="mean")
+      >>> memory = limit.init(jnp.zeros(()))
+      >>> for norm in (1.0, 3.0, 100.0):
+      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      >>> print(limits)
+      2.0
+    """
+    check_number("z_threshold", z_threshold, exclude_low=True)
+    check_number("decay", decay, high=1.0)
+    check_integer("warmup", warmup, low=1)
+    check_number("max_norm", max_norm)
+    check_choice("mode", mode, MODES)
+    check_number("eps", eps)
+    margin = 0.0 if mode == "percentile" else eps
+
+    def init(norms: Any) -> ZScoreMemory:
+        return ZScoreMemory(
+            jnp.zeros(norms.shape, jnp.int32), jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, norms.dtype)
+        )
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, ZScoreMemory]:
+        del param_norms, extra
+        threshold = value_at(z_threshold, step, norms, "z_threshold")
+        warm = memory.seen >= warmup
+        deviation = jnp.sqrt(memory.variance)
+        edge = memory.mean + threshold * (deviation + margin)
+        spike = warm & (norms > edge)
+        if mode == "adaptive_scaling":
+            # 1 / z, written so that a deviation of 0 needs no division by it.
+            inverse = (deviation + margin) / jnp.where(spike, norms - memory.mean, 1)
+            replacement = memory.mean + threshold * deviation * (threshold * inverse)
+        else:
+            replacement = memory.mean if mode == "mean" else edge
+        bound = jnp.where(warm, jnp.where(spike, replacement, edge), jnp.inf)
+
+        learned = jnp.where(spike, replacement, norms)
+        seen = jnp.minimum(memory.seen + 1, warmup)
+        # Welford's running mean and variance while warming up.
+        rate = jnp.where(warm, 1 - value_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
+        mean = memory.mean + rate * (learned - memory.mean)
+        residual = jnp.where(warm, learned - mean, learned - memory.mean)
+        variance = memory.variance + rate * ((learned - mean) * residual - memory.variance)
+        limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))
+        return limits, ZScoreMemory(seen, mean, variance)
+
+    return Limit(init, update)
+
+
+def zclip(
+    z_threshold: Schedulable = 2.5,
+    *,
+    decay: Schedulable = 0.97,
+    warmup: int = 25,
+    max_norm: Schedulable = 1.0,
+    mode: str = "adaptive_scaling",
+    eps: float = 1e-6,
+    per: str | Measure = "tree",
+    norm: str = "l2",
+    shape: str = "hard",
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Clip norms that lie far above their running mean, measured in deviations (ZClip).
+
+    u = g min(1, c / n), with the limit c of `z_score`.
+
+    If the level of the norms rises for good by more than half, "adaptive_scaling" and
+    "mean" take every later step for a spike and hold on to the old level; "percentile" follows.
+
+    Args:
+      z_threshold: deviations that are still usual, above 0: a float, an array or a schedule.
+      decay: of the running mean and variance, in [0, 1] (the authors' alpha).
+      warmup: steps without z-scores; their norms give the first mean and variance.
+      max_norm: an upper bound of the limit, in the gradients' units; `jnp.inf` for none.
+      mode: "adaptive_scaling" (the further out, the lower the limit), "mean" or "percentile"
+        (the mean plus z_threshold deviations).
+      eps: added to the deviation.
+      per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
+      norm: "l1", "l2", "max" or "rms".
+      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
+        on. Neither enters the memory.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is a `ZScoreMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = zclip(warmup=2, max_norm=jnp.inf, mode="mean")
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for size in (1.0, 1.0, 100.0):
+      ...     updates, state = rule.update(size * jnp.array([3.0, 4.0]), state)
+      >>> print(updates, state.clipped)
+      [3. 4.] 1
+
+    References:
+      Kumar et al., `ZClip: Adaptive spike mitigation for LLM pre-training
+      <https://arxiv.org/abs/2504.02507>`_, 2025.
+
+    The authors' code divides by n + 1e-6 when it scales, and lacks per-tensor limits.
+    """
+    limit = z_score(z_threshold, decay=decay, warmup=warmup, max_norm=max_norm, mode=mode, eps=eps)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

@@ -1,0 +1,34 @@
+"""Quotients and roots that neither leave the range of numbers nor do their derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_jvp
+def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """Return numerator / denominator, for a denominator that is not 0.
+
+    The derivative is taken as (dn - (n / d) dd) / d: the usual n dd / d^2 squares d, which
+    overflows at 1e-30 in float32.
+    """
+    return numerator / denominator
+
+
+@ratio.defjvp
+def _ratio_jvp(primals: Any, tangents: Any) -> Any:
+    quotient = ratio(*primals)
+    return quotient, (tangents[0] - quotient * tangents[1]) / primals[1]
+
+
+def square_root(total: jax.Array) -> jax.Array:
+    """Return the square root, with a derivative of 0 at 0."""
+    empty = total == 0  # and not `total > 0`, which would turn NaN into 0
+    return jnp.where(empty, 0, jnp.sqrt(jnp.where(empty, 1, total)))
+
+
+def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Return sqrt(one^2 + other^2) of numbers that are at least 0."""
+    large, small = jnp.maximum(one, other), jnp.minimum(one, other)
+    return large * jnp.sqrt(1 + jnp.square(ratio(small, jnp.where(large > 0, large, 1))))

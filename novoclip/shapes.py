@@ -1,0 +1,55 @@
+"""Shapes: what becomes of a block that is larger than its limit.
+
+A shape maps the norm of a block and its limit to the norm that the block gets.
+Norms are finite and at least 0; limits are at least 0 and may be infinite.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.safe_math import ratio
+
+Shape = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def hard(norm: jax.Array, limit: jax.Array) -> jax.Array:
+    """Cut off at the limit: min(n, c)."""
+    return jnp.minimum(norm, limit)
+
+
+def drop(norm: jax.Array, limit: jax.Array) -> jax.Array:
+    """Set blocks beyond the limit to zero: n if n <= c, else 0."""
+    return jnp.where(norm > limit, 0, norm)
+
+
+def normalize(norm: jax.Array, limit: jax.Array) -> jax.Array:
+    """Give every block the limit as its norm, blocks of zeros and infinite limits excepted."""
+    return jnp.where((norm > 0) & (limit < jnp.inf), limit, norm)
+
+
+def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
+    """Return n -> c curve(n / c), for a curve that rises from 0 with slope 1 towards 1."""
+
+    def shape(norm: jax.Array, limit: jax.Array) -> jax.Array:
+        usable = (limit > 0) & (limit < jnp.inf)
+        safe = jnp.where(usable, limit, 1)
+        # A ratio of 1e9 has reached 1 in float64 too; beyond, squares would overflow.
+        return jnp.where(usable, safe * curve(jnp.minimum(ratio(norm, safe), 1e9)), jnp.minimum(norm, limit))
+
+    return shape
+
+
+tanh = _saturating(jnp.tanh)
+arctan = _saturating(lambda ratio: (2 / jnp.pi) * jnp.arctan((jnp.pi / 2) * ratio))
+algebraic = _saturating(lambda ratio: ratio / jnp.sqrt(1 + jnp.square(ratio)))
+
+SHAPES: dict[str, Shape] = {
+    "hard": hard,
+    "tanh": tanh,
+    "arctan": arctan,
+    "algebraic": algebraic,
+    "normalize": normalize,
+    "drop": drop,
+}

@@ -1,0 +1,82 @@
+"""The contract that every novoclip transform keeps, as checks to run on your own.
+
+    from novoclip.testing import Subject, check_contract
+
+    def test_my_rule_keeps_the_contract():
+        check_contract(Subject(my_rule(1.0), per="tensor"))
+
+Each check raises an AssertionError that says what was expected and what came.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from novoclip.testing import interface, numerics, places
+from novoclip.testing.subject import Subject
+
+ANY = ("clip", "record")
+CLIP = ("clip",)
+SHAPES_WITHIN = ("hard", "drop")
+SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "normalize")
+
+
+class Check(NamedTuple):
+    """One point of the contract, and the subjects that it applies to."""
+
+    run: Callable[[Subject], None]
+    kinds: tuple[str, ...] = ANY
+    shapes: tuple[str, ...] = SHAPES
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.run.__name__
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether the subject's kind and shape promise what is checked."""
+        return subject.kind in self.kinds and subject.shape in self.shapes
+
+
+CHECKS = (
+    Check(interface.extra_arguments_are_accepted),
+    Check(interface.state_is_a_named_tuple_that_optax_can_search),
+    Check(interface.state_never_changes_its_type),
+    Check(interface.init_takes_abstract_and_numpy_parameters),
+    Check(interface.leaves_without_numbers_pass),
+    Check(interface.updates_keep_the_gradients_types),
+    Check(interface.integer_gradients_raise),
+    Check(interface.metrics_are_found_in_a_chain),
+    Check(numerics.norms_are_those_of_float64),
+    Check(numerics.the_bound_is_honoured, CLIP),
+    Check(numerics.gradients_within_the_limit_are_untouched, CLIP, SHAPES_WITHIN),
+    Check(numerics.zero_gradients_give_zeros),
+    Check(numerics.derivatives_are_finite, CLIP),
+    Check(numerics.complex_gradients_keep_their_phase, CLIP),
+    Check(numerics.a_step_that_is_not_finite_leaves_no_trace, CLIP),
+    Check(numerics.records_change_nothing, ("record",)),
+    Check(places.same_result_in_jit_scan_and_vmap),
+    Check(places.donated_buffers_are_distinct),
+    Check(places.one_program_serves_every_step),
+    Check(places.carried_through_cond_and_optax_wrappers),
+)
+
+
+def check_contract(subject: Subject) -> None:
+    """Run every check that applies to the subject.
+
+    Args:
+      subject: a transform, and what it promises.
+
+    Raises:
+      AssertionError: naming the check that failed.
+    """
+    for check in CHECKS:
+        if check.applies(subject):
+            try:
+                check.run(subject)
+            except AssertionError as error:
+                msg = f"{check.name}: {error}"
+                raise AssertionError(msg) from error
+
+
+__all__ = ["CHECKS", "Check", "Subject", "check_contract"]

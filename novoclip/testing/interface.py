@@ -1,0 +1,113 @@
+"""Checks of the interface: what goes in and out of init and update."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from novoclip.telemetry import metrics
+from novoclip.testing.subject import Subject, dtypes, random_tree
+
+
+def extra_arguments_are_accepted(subject: Subject) -> None:
+    """Unknown keyword arguments of update change nothing."""
+    params = random_tree()
+    state = subject.init(params)
+    plain = subject.update(random_tree(1), state, params)
+    extended = subject.update(random_tree(1), state, params, value=jnp.float32(1.0), unknown=None)
+    _assert_equal(plain, extended)
+
+
+def state_is_a_named_tuple_that_optax_can_search(subject: Subject) -> None:
+    """Each field of the state is found by its name in the state of a chain."""
+    chain = optax.chain(subject.transform, optax.scale(-1.0))
+    state = chain.init(random_tree())
+    for field, value in subject.init(random_tree())._asdict().items():
+        found = [leaf for _, leaf in optax.tree.get_all_with_path(state, field)]
+        assert len(found) == 1, f"{field!r} was found {len(found)} times"
+        assert _structure(found[0]) == _structure(value), f"{field!r} differs"
+
+
+def state_never_changes_its_type(subject: Subject) -> None:
+    """Structure, shapes and dtypes of the state are fixed by init, for every dtype."""
+    for dtype in dtypes():
+        params = random_tree(dtype=dtype)
+        state = subject.init(params)
+        types = jax.tree.map(_type, state)
+        for seed in (1, 2):
+            _, state = subject.update(random_tree(seed, dtype), state, params)
+            assert jax.tree.map(_type, state) == types, f"{types} became {jax.tree.map(_type, state)}"
+
+
+def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
+    """Init works under eval_shape, on ShapeDtypeStructs and on NumPy arrays, with one result."""
+    params = random_tree()
+    state = subject.init(params)
+    abstract = jax.eval_shape(subject.init, params)
+    assert jax.tree.map(_type, abstract) == jax.tree.map(_type, state), "eval_shape differs"
+    structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    _assert_equal(subject.init(structs), state)
+    _assert_equal(subject.init(jax.tree.map(np.asarray, params)), state)
+
+
+def leaves_without_numbers_pass(subject: Subject) -> None:
+    """None, MaskedNode, float0, empty trees and empty leaves come back as they were."""
+    extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3))}
+    params = random_tree() | extras | {"steps": jnp.zeros(2, jnp.int32)}
+    gradients = random_tree(1) | extras | {"steps": np.zeros(2, jax.dtypes.float0)}
+    updates, _ = subject.update(gradients, subject.init(params), params)
+    assert _structure(updates) == _structure(gradients), "the structure changed"
+    assert updates["steps"].dtype == jax.dtypes.float0, "float0 was lost"
+    bare, _ = subject.update(random_tree(1), subject.init(random_tree()), random_tree())
+    for name, leaf in bare.items():
+        np.testing.assert_array_equal(updates[name], leaf)
+    for tree in ({}, (), {"nothing": jnp.zeros((0, 3))}):
+        updates, _ = subject.update(tree, subject.init(tree), tree)
+        assert jax.tree.map(_type, updates) == jax.tree.map(_type, tree), f"{tree} became {updates}"
+
+
+def updates_keep_the_gradients_types(subject: Subject) -> None:
+    """Updates have the gradients' dtypes, shapes and structure, in mixed trees too."""
+    kinds = dtypes()
+    mixed = {name: leaf.astype(kinds[i % len(kinds)]) for i, (name, leaf) in enumerate(random_tree().items())}
+    for gradients in (*(random_tree(1, dtype) for dtype in kinds), mixed):
+        updates, _ = subject.update(gradients, subject.init(random_tree()), random_tree())
+        assert jax.tree.map(_type, updates) == jax.tree.map(_type, gradients), f"{gradients} became {updates}"
+
+
+def integer_gradients_raise(subject: Subject) -> None:
+    """A gradient of integers is an error that names the leaf."""
+    params = random_tree()
+    gradients = random_tree(1) | {"bias": jnp.zeros(3, jnp.int32)}
+    message = ""
+    try:
+        subject.update(gradients, subject.init(params), params)
+    except TypeError as error:
+        message = str(error)
+    assert "bias" in message, f"an integer gradient raised {message or 'nothing'!r}"
+
+
+def metrics_are_found_in_a_chain(subject: Subject) -> None:
+    """`metrics` returns flat scalars, and tells two rules apart."""
+    params = random_tree()
+    once, twice = (optax.chain(*(subject.transform,) * times, optax.scale(-1.0)) for times in (1, 2))
+    for chain, times in ((once, 1), (twice, 2)):
+        _, state = chain.update(random_tree(1), chain.init(params), params)
+        found = metrics(state)
+        assert sum(name.endswith("/steps") for name in found) == times, f"{times} rules, but {list(found)}"
+        assert all(jnp.ndim(value) == 0 for value in found.values()), "not every metric is a scalar"
+
+
+def _type(leaf: Any) -> tuple[Any, Any]:
+    return jnp.shape(leaf), jnp.result_type(leaf)
+
+
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
+
+
+def _assert_equal(one: Any, other: Any) -> None:
+    assert _structure(one) == _structure(other), "the structures differ"
+    jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -1,0 +1,137 @@
+"""Checks of numbers: norms, bounds, zeros, infinities and derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from novoclip.testing.subject import Subject, dtypes, random_tree, true_norms
+
+# Sizes whose norms float32 (and bfloat16) can hold, and float16's own range.
+SCALES = (1.0, 1e30, 1e-30)
+HALF_SCALES = (1.0, 1e4, 1e-6)
+
+
+def norms_are_those_of_float64(subject: Subject) -> None:
+    """The state's norms are the true ones, for gradients of any dtype and size."""
+    for dtype, scale in _cases():
+        gradients = random_tree(1, dtype, scale)
+        _, state = subject.update(gradients, subject.init(random_tree(dtype=dtype)), random_tree(dtype=dtype))
+        if subject.per != "element":
+            expected = true_norms(gradients, subject.per, subject.norm)
+            np.testing.assert_allclose(np.asarray(state.norms, np.float64), expected, rtol=1e-6)
+        assert int(state.steps) == 1, f"{state.steps} steps after one update"
+
+
+def the_bound_is_honoured(subject: Subject) -> None:
+    """The true norms of the result are within the limits; per element, nothing grows."""
+    for dtype, scale in _cases():
+        params = random_tree(dtype=dtype)
+        state = subject.init(params)
+        for seed in (1, 2, 3):
+            gradients = random_tree(seed, dtype, scale)
+            updates, state = subject.update(gradients, state, params)
+            slack = _slack(dtype)
+            before = true_norms(gradients, subject.per, subject.norm)
+            after = true_norms(updates, subject.per, subject.norm)
+            bound = before if subject.shape != "normalize" else np.full_like(before, np.inf)
+            if subject.per != "element":
+                bound = np.minimum(bound, np.asarray(state.limits, np.float64))
+            # Subnormal results are excepted: what is below the smallest normal number may round up.
+            tiny = float(jnp.finfo(dtype).tiny) * 64
+            assert np.all(after <= bound * slack + tiny), f"{dtype}: norms {after} exceed {bound}"
+
+
+def gradients_within_the_limit_are_untouched(subject: Subject) -> None:
+    """A gradient much smaller than the ones before comes back bit for bit."""
+    for dtype in dtypes():
+        params = random_tree(dtype=dtype)
+        _, state = subject.update(random_tree(1, dtype), subject.init(params), params)
+        small = random_tree(2, dtype, 1e-3)
+        updates, _ = subject.update(small, state, params)
+        jax.tree.map(np.testing.assert_array_equal, updates, small)
+
+
+def zero_gradients_give_zeros(subject: Subject) -> None:
+    """Gradients of zeros give zeros at the first step and at later ones."""
+    params = random_tree()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = subject.init(params)
+    for gradients in (zeros, random_tree(1), zeros):
+        updates, state = subject.update(gradients, state, params)
+        if gradients is zeros:
+            assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates)), f"zeros became {updates}"
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), "not finite after zeros"
+
+
+def derivatives_are_finite(subject: Subject) -> None:
+    """The derivative of the update with respect to the gradient is finite at 0, 1e-30, 1 and 1e30."""
+    params = random_tree()
+    state = subject.init(params)
+
+    @jax.jit
+    def derivative(gradients: Any) -> Any:
+        def total(tree: Any) -> jax.Array:
+            updates, _ = subject.update(tree, state, params)
+            return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(updates)), jnp.zeros(()))
+
+        return jax.grad(total)(gradients)
+
+    for scale in (0.0, 1e-30, 1.0, 1e30):
+        found = derivative(random_tree(1, scale=scale))
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found)), f"at {scale}: {found}"
+
+
+def complex_gradients_keep_their_phase(subject: Subject) -> None:
+    """Complex numbers are multiplied by real factors, and measured by modulus."""
+    real, imaginary = random_tree(1), random_tree(2)
+    gradients = jax.tree.map(lambda a, b: (3 * a + 3j * b).astype(jnp.complex64), real, imaginary)
+    updates, state = subject.update(gradients, subject.init(gradients), gradients)
+    for before, after in zip(jax.tree.leaves(gradients), jax.tree.leaves(updates), strict=True):
+        ratio = np.asarray(after) / np.asarray(before)
+        np.testing.assert_allclose(ratio.imag, 0, atol=1e-6)
+        assert np.all(ratio.real >= 0), "a phase turned round"
+    if subject.per != "element":
+        np.testing.assert_allclose(state.norms, true_norms(gradients, subject.per, subject.norm), rtol=1e-6)
+
+
+def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
+    """After NaN or inf, blocks that held it are zero, and nothing but the counters has moved."""
+    params = random_tree()
+    _, state = subject.update(random_tree(1), subject.init(params), params)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        broken = jax.tree.map(lambda leaf, bad=bad: jnp.full_like(leaf, bad), params)
+        updates, after = subject.update(broken, state, params)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), f"{bad} became {updates}"
+        if subject.per != "element" or np.isnan(bad):
+            assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates)), f"{bad} became {updates}"
+        jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+        jax.tree.map(np.testing.assert_array_equal, after.limits, state.limits)
+        assert int(after.steps) == int(state.steps) + 1, "steps stood still"
+        if not isinstance(state.clipped, tuple):
+            assert int(after.clipped) == int(state.clipped), "clipped moved"
+            assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
+    one_bad = random_tree(2)
+    updates, _ = subject.update(one_bad | {"bias": one_bad["bias"].at[1].set(jnp.nan)}, state, params)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), "one NaN spread"
+    if subject.per in ("tensor", "unit", "element"):
+        clean, _ = subject.update(one_bad, state, params)
+        np.testing.assert_array_equal(updates["kernel"], clean["kernel"])
+
+
+def records_change_nothing(subject: Subject) -> None:
+    """Updates are the gradients, whatever they hold."""
+    params = random_tree()
+    for value in (1.0, 1e30, jnp.nan, jnp.inf):
+        gradients = jax.tree.map(lambda leaf, value=value: leaf * value, random_tree(1))
+        updates, _ = subject.update(gradients, subject.init(params), params)
+        jax.tree.map(np.testing.assert_array_equal, updates, gradients)
+
+
+def _cases() -> list[tuple[Any, float]]:
+    return [(dtype, scale) for dtype in dtypes() for scale in (HALF_SCALES if dtype == jnp.float16 else SCALES)]
+
+
+def _slack(dtype: Any) -> float:
+    return 1 + (1e-12 if dtype == jnp.float64 else float(jnp.finfo(dtype).eps) + 1e-6)

@@ -1,0 +1,38 @@
+"""The catalog, as subjects of the contract."""
+
+import inspect
+from typing import Any, NamedTuple
+
+from novoclip.catalog import CATALOG, Entry
+from novoclip.testing import Subject
+
+
+class Case(NamedTuple):
+    entry: Entry
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry.name}({', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
+
+    def argument(self, name: str, otherwise: str) -> str:
+        parameter = inspect.signature(self.entry.make).parameters.get(name)
+        return self.arguments.get(name, parameter.default if parameter else otherwise)
+
+    def subject(self) -> Subject:
+        transform = self.entry.make(**self.arguments)
+        per = self.entry.clips or self.argument("per", self.entry.per[0])
+        return Subject(
+            transform, self.entry.kind, self.argument("shape", self.entry.shape), per, self.argument("norm", "l2")
+        )
+
+
+CASES = [Case(entry, arguments) for entry in CATALOG for arguments in entry.examples]
+FULL_CASES = [
+    Case(entry, arguments | {"per": per} | ({"norm": norm} if per != "element" else {}))
+    for entry in CATALOG
+    for arguments in entry.examples
+    for per in entry.per
+    for norm in ("l1", "l2", "max", "rms")
+    if "per" in inspect.signature(entry.make).parameters and "norm" in inspect.signature(entry.make).parameters
+]

@@ -1,10 +1,10 @@
 """clip(measure, limit, shape): the three answers that make a clipping rule."""
 
-from collections.abc import Iterable
 import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -24,7 +24,8 @@ class ClipState(NamedTuple):
       norms: norms of the last step's blocks before clipping, a scalar or a vector;
         `()` for `per="element"`, as are `limits`.
       limits: the blocks' limits at the last step. A block that was not finite keeps its own.
-      fraction: float32, share of the blocks that were beyond their limit at the last step.
+      fraction: float32, share of the blocks that were beyond their limit at the last step
+        (per element, at the last step that was finite).
       clipped: int32, steps in which any block was.
       nonfinite: int32, steps in which any block's norm was not finite. For
         `per="element"`, these three are `()` unless counting was asked for.
@@ -104,15 +105,21 @@ def clip(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
         _reject_integers(updates)
-        norms = measure.norms(updates)
+        seen = norms = measure.norms(updates)
+        if counting and not blockwise:
+            # Otherwise absolute values are computed once for counting and clipping, and written out.
+            updates = jax.tree.map(lambda x: lax.optimization_barrier(x) if is_measured(x) else x, updates)
+            norms = measure.norms(updates)
         if blockwise:
             norms = _match(norms, state.norms)
         sizes = measure.norms(_required(params)) if limit.needs_params else None
         limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
         rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
-        state = state._replace(steps=_count_up(state.steps, jnp.array(1, jnp.int32)), memory=memory)
-        if counting:
-            state = advance_counts(state, jax.tree.leaves(norms), jax.tree.leaves(limits))
+        state = state._replace(steps=_count_up(state.steps, jnp.array(True)), memory=memory)
+        if counting and not blockwise:
+            state = advance_element_counts(state, jax.tree.leaves(seen), jax.tree.leaves(limits))
+        elif counting:
+            state = advance_counts(state, norms, limits)
         if blockwise:
             kept = jnp.where(jnp.isfinite(norms), limits, state.limits)
             state = state._replace(norms=norms, limits=kept)
@@ -138,26 +145,32 @@ def start_counts(state: ClipState) -> ClipState:
     )
 
 
-def advance_counts(state: ClipState, norms: list[jax.Array], limits: list[jax.Array]) -> ClipState:
+def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
-    beyond = _number_of(jnp.isfinite(n) & (n > c) for n, c in zip(norms, limits, strict=True))
-    broken = _number_of(~jnp.isfinite(n) for n in norms)
-    blocks = max(sum(n.size for n in norms), 1)
+    finite = jnp.isfinite(norms)
+    beyond = finite & (norms > limits)
     return state._replace(
-        fraction=beyond / blocks,
-        clipped=_count_up(state.clipped, (beyond > 0).astype(jnp.int32)),
-        nonfinite=_count_up(state.nonfinite, (broken > 0).astype(jnp.int32)),
+        fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
+        clipped=_count_up(state.clipped, jnp.any(beyond)),
+        nonfinite=_count_up(state.nonfinite, ~jnp.all(finite)),
     )
 
 
-def _number_of(conditions: Iterable[jax.Array]) -> jax.Array:
-    # Integers within a leaf: float32 stops counting at 2**24.
-    counts = [jnp.sum(condition, dtype=jnp.int32).astype(jnp.float32) for condition in conditions]
-    return jnp.sum(jnp.stack(counts)) if counts else jnp.zeros((), jnp.float32)
+def advance_element_counts(state: ClipState, norms: list[jax.Array], limits: list[jax.Array]) -> ClipState:
+    """Return the state with this step's numbers counted, or the step as not finite if any is not."""
+    # Arithmetic, which XLA's CPU backend sums in one pass; results of comparisons are first written out.
+    terms = [jnp.sum(jnp.sign(jnp.maximum(n - c, 0)) + n * 0) for n, c in zip(norms, limits, strict=True)]
+    beyond = sum((term.astype(jnp.float32) for term in terms), jnp.zeros((), jnp.float32))
+    finite = jnp.isfinite(beyond)
+    return state._replace(
+        fraction=jnp.where(finite, beyond / max(sum(n.size for n in norms), 1), state.fraction),
+        clipped=_count_up(state.clipped, finite & (beyond > 0)),
+        nonfinite=_count_up(state.nonfinite, ~finite),
+    )
 
 
-def _count_up(counter: jax.Array, by: jax.Array) -> jax.Array:
-    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + by, counter)
+def _count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
+    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
 def _check_answers(measure: Any, limit: Any, shape: Any, nonfinite: Any) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
-from novoclip.clipping import ClipState, advance_counts, clip, new_norm, start_counts
+from novoclip.clipping import ClipState, advance_element_counts, clip, new_norm, start_counts
 from novoclip.limits import Limit
 from novoclip.measure import resolve_measure
 from novoclip.safe_math import hypotenuse, ratio
@@ -165,7 +165,7 @@ def clip_by_second_moment(
         new = [new_norm(size, bounds[i], shape, nonfinite, elementwise=True) for i, size in enumerate(leaves)]
         if count:
             known = [jnp.where(finite[i], size, jnp.nan) for i, size in enumerate(leaves)]
-            state = advance_counts(state, known, list(bounds))
+            state = advance_element_counts(state, known, list(bounds))
         return elements.rescale(updates, sizes, tree.unflatten(new)), state
 
     return optax.GradientTransformationExtraArgs(init, update)

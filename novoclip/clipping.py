@@ -158,8 +158,10 @@ def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> Cli
 
 def advance_element_counts(state: ClipState, norms: list[jax.Array], limits: list[jax.Array]) -> ClipState:
     """Return the state with this step's numbers counted, or the step as not finite if any is not."""
-    # Arithmetic, which XLA's CPU backend sums in one pass; results of comparisons are first written out.
-    terms = [jnp.sum(jnp.sign(jnp.maximum(n - c, 0)) + n * 0) for n, c in zip(norms, limits, strict=True)]
+    # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
+    # writes out before it sums. n - n is 0, and NaN where n is not finite.
+    excess = [n - jnp.minimum(c, jnp.finfo(c.dtype).max) for n, c in zip(norms, limits, strict=True)]
+    terms = [jnp.sum(jnp.sign(jnp.abs(d) + d) + (n - n)) for n, d in zip(norms, excess, strict=True)]
     beyond = sum((term.astype(jnp.float32) for term in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(

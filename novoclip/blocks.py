@@ -1,6 +1,6 @@
 """Norms of blocks of leaves, and their rescaling: precision and range are settled here, once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 import math
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from novoclip.safe_math import ratio, square_root
 
@@ -67,36 +68,60 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
-    usual = [_RANGES[_bits(leaves)].usual] * _block_count(layout)
-    first = _sums_of_squares(leaves, layout, usual)
+    if layout.form == "scalar":
+        leaves, layout = _stack_small(leaves)
+    dtype = _common_dtype(leaves)
+    ranges = _RANGES[jnp.finfo(dtype).bits]
+    sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
 
-    def again() -> jax.Array:
-        scales = _scales(first)
-        return _roots(leaves, _sums_of_squares(leaves, layout, scales), layout, norm, scales)
+    scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
-    fine = jnp.all(_in_range(_assemble(first, layout, _common_dtype(leaves))))
-    return lax.cond(fine, lambda: _roots(leaves, first, layout, norm, usual), again)
+    def sums(turn: jax.Array) -> jax.Array:
+        squares = [_square(x, scales[turn], dtype) for x in leaves]
+        return _assemble(_reduce(squares, layout, jnp.sum), layout, dtype)
+
+    # A loop that usually ends after one turn: the program holds the sums once, and a branch twice.
+    def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+        turn, totals = carry
+        return (turn == 0) | (turn < 3) & ~jnp.all(_in_range(totals[0]))
+
+    def take(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        turn, totals = carry
+        return turn + 1, totals.at[turn].set(sums(turn))
+
+    shape = jax.eval_shape(sums, 0).shape
+    _, totals = lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), jnp.zeros((3, *shape), dtype)))
+    usual, small, large = (square_root(totals[turn] / sizes) / scales[turn] for turn in range(3))
+    return jnp.where(_in_range(totals[0]), usual, jnp.where(totals[0] < ranges.small, small, large))
 
 
 @_root_norms.defjvp
 def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> Any:
-    # The first pass may have overflowed, and 0 times its derivative would be NaN.
-    usual = [_RANGES[_bits(primals[0])].usual] * _block_count(layout)
-    scales = _scales(_sums_of_squares(primals[0], layout, usual))
+    # d||x|| = <x / ||x||, dx>, whose numbers stay in range where those of the squares do not.
+    leaves, dleaves = primals[0], tangents[0]
+    norms = _root_norms(leaves, layout, norm)
+    sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
+    inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
+    products = [_product(x, dx, by) for x, dx, by in zip(leaves, dleaves, split(inverse, leaves, layout), strict=True)]
+    return norms, _assemble(_reduce(products, layout, jnp.sum), layout, norms.dtype) / sizes
 
-    def second(leaves: list[jax.Array]) -> jax.Array:
-        return _roots(leaves, _sums_of_squares(leaves, layout, scales), layout, norm, scales)
 
-    return jax.jvp(second, primals, tangents)
+def _stack_small(leaves: list[jax.Array]) -> tuple[list[jax.Array], Layout]:
+    """Stack small leaves of one shape and dtype: XLA's compile time grows faster than their number."""
+    alike: dict[Any, list[jax.Array]] = {}
+    for leaf in leaves:
+        alike.setdefault((leaf.shape, leaf.dtype), []).append(leaf)
+    stacked: list[jax.Array] = []
+    for group in alike.values():
+        stack = len(group) >= 16 and group[0].size <= 1024
+        stacked += [jnp.stack(group)] if stack else group
+    return stacked, Layout((0,) * len(stacked), tuple(tuple(range(leaf.ndim)) for leaf in stacked), "scalar")
 
 
-def _scales(first: list[jax.Array]) -> list[jax.Array]:
-    def scale(total: jax.Array) -> jax.Array:
-        ranges = _RANGES[jnp.finfo(total.dtype).bits]
-        outside = jnp.where(total < ranges.small, ranges.for_small, ranges.for_large)
-        return jnp.where(_in_range(total), ranges.usual, outside).astype(total.dtype)
-
-    return [scale(total) for total in first]
+def _product(leaf: jax.Array, tangent: jax.Array, by: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return _product(leaf.real, tangent.real, by) + _product(leaf.imag, tangent.imag, by)
+    return (leaf.astype(by.dtype) * by) * tangent.astype(by.dtype)
 
 
 def _in_range(total: jax.Array) -> jax.Array:
@@ -104,28 +129,9 @@ def _in_range(total: jax.Array) -> jax.Array:
     return (total == 0) | (total >= small) & jnp.isfinite(total)
 
 
-def _sums_of_squares(leaves: list[jax.Array], layout: Layout, scales: Sequence[Any]) -> list[jax.Array]:
-    dtype = _common_dtype(leaves)
-    squares = [_square(x, scales[b], dtype) for x, b in zip(leaves, layout.block_of, strict=True)]
-    return _reduce(squares, layout, jnp.sum)
-
-
-def _roots(
-    leaves: list[jax.Array], totals: list[jax.Array], layout: Layout, norm: str, scales: Sequence[Any]
-) -> jax.Array:
-    sizes = _block_sizes(leaves, layout) if norm == "rms" else [1] * len(totals)
-    by_block = zip(totals, sizes, scales, strict=True)
-    roots = [square_root(total / size) / scale for total, size, scale in by_block]
-    return _assemble(roots, layout, _common_dtype(leaves))
-
-
 def _common_dtype(leaves: list[jax.Array]) -> Any:
     double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
     return jnp.float64 if double else jnp.float32
-
-
-def _bits(leaves: list[jax.Array]) -> int:
-    return jnp.finfo(_common_dtype(leaves)).bits
 
 
 def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new: jax.Array) -> list[jax.Array]:
@@ -138,7 +144,7 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     factor = jnp.where(usable, ratio(new, jnp.where(usable, old, 1)), 1)
     factor = jnp.where(new == 0, 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
-    factors = _split(factor, leaves, layout)
+    factors = split(lax.optimization_barrier(factor), leaves, layout)
     return [_multiply(leaf, by) for leaf, by in zip(leaves, factors, strict=True)]
 
 
@@ -156,6 +162,9 @@ def _multiply(leaf: jax.Array, factor: jax.Array) -> jax.Array:
 def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return _square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)
+    if jnp.finfo(leaf.dtype).bits < 32:
+        # Otherwise XLA hoists the upcast out of the loop, and keeps a float32 copy of every leaf.
+        leaf, scale = lax.optimization_barrier((leaf, scale))
     return jnp.square(leaf.astype(dtype) * scale)
 
 
@@ -163,11 +172,17 @@ def _block_count(layout: Layout) -> int:
     return max(layout.block_of, default=-1) + 1
 
 
-def _block_sizes(leaves: list[jax.Array], layout: Layout) -> list[int]:
-    sizes = [0] * _block_count(layout)
+def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
+    """Return how many numbers each block holds, in the form of the norms."""
+    counts = [0] * _block_count(layout)
     for leaf, block, axes in zip(leaves, layout.block_of, layout.axes, strict=True):
-        sizes[block] += math.prod(leaf.shape[axis] for axis in axes)
-    return [max(size, 1) for size in sizes]
+        counts[block] += math.prod(leaf.shape[axis] for axis in axes)
+    counts = [max(count, 1) for count in counts]
+    dtype = _common_dtype(leaves)
+    if layout.form == "concatenate":
+        slices = [leaf.size // count for leaf, count in zip(leaves, counts, strict=True)]
+        return jnp.asarray(np.repeat(counts, slices), dtype)
+    return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1, dtype)
 
 
 def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
@@ -187,7 +202,7 @@ def _assemble(blocks: list[jax.Array], layout: Layout, dtype: Any) -> jax.Array:
     return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([x.reshape(-1) for x in blocks])
 
 
-def _split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
+def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
     """Undo `_assemble`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
     if layout.form == "scalar":
         return [values] * len(leaves)

@@ -1,0 +1,155 @@
+"""Thresholds as floats, arrays and schedules; wrong ones raise at once, and say why."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from novoclip.catalog import CATALOG
+from novoclip.testing.subject import random_tree
+from tests.cases import CASES
+
+NUMBERS = [
+    (entry, example, name)
+    for entry in CATALOG
+    for example in entry.examples[:1]
+    for name in inspect.signature(entry.make).parameters
+    if name in ("max_delta", "max_norm", "threshold", "b2", "scale", "percentile", "z_threshold", "decay")
+]
+CHOICES = [
+    (entry, name)
+    for entry in CATALOG
+    for name in inspect.signature(entry.make).parameters
+    if name in ("per", "norm", "shape", "nonfinite", "form", "mode")
+]
+
+
+def default_of(entry, example, name):
+    return example.get(name, inspect.signature(entry.make).parameters[name].default)
+
+
+def three_steps(rule):
+    state = rule.init(random_tree())
+    for seed in range(3):
+        updates, state = rule.update(random_tree(seed), state, random_tree())
+    return updates
+
+
+@pytest.mark.parametrize(("entry", "example", "name"), NUMBERS)
+def test_numbers_may_be_arrays_schedules_or_injected(entry, example, name):
+    number = default_of(entry, example, name)
+    expected = three_steps(entry.make(**example))
+    for value in (np.float32(number), jnp.float32(number), lambda step: jnp.float32(number)):
+        given = three_steps(entry.make(**{**example, name: value}))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), given, expected)
+    static = tuple(k for k in inspect.signature(entry.make).parameters if k in ("window", "warmup", "count", "eps"))
+    injected = optax.inject_hyperparams(entry.make, static_args=static)(**{**example, name: number})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), three_steps(injected), expected)
+
+
+@pytest.mark.parametrize(("entry", "example", "name"), NUMBERS)
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), "1.0", None, True, 1j])
+def test_wrong_numbers_raise_at_construction(entry, example, name, wrong):
+    error = ValueError if isinstance(wrong, float) else TypeError
+    with pytest.raises(error, match=name) as caught:
+        entry.make(**{**example, name: wrong})
+    assert repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize(("entry", "name"), CHOICES)
+def test_wrong_names_raise_at_construction(entry, name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*; got 'unknown'"):
+        entry.make(**{**entry.examples[0], name: "unknown"})
+    with pytest.raises(TypeError, match=f"{name} must be one of .*; got 3"):
+        entry.make(**{**entry.examples[0], name: 3})
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.entry.kind == "clip"], ids=lambda case: case.name)
+def test_params_are_not_needed_and_structure_mistakes_are_named(case):
+    rule = case.entry.make(**case.arguments)
+    state = rule.init(random_tree())
+    rule.update(random_tree(1), state)
+    if case.subject().per == "tensor":
+        with pytest.raises(ValueError, match=r"the gradients have blocks of shape \(1,\)"):
+            rule.update({"kernel": jnp.ones(2)}, state)
+
+
+def test_a_schedule_is_read_at_the_step_that_counts_from_0():
+    rule = novoclip.clip_by_global_norm(lambda step: jnp.array([1.0, 2.0, 4.0])[step])
+    state = rule.init(jnp.zeros(1))
+    limits = []
+    for _ in range(3):
+        _, state = rule.update(jnp.array([8.0]), state)
+        limits.append(float(state.limits))
+    assert limits == [1.0, 2.0, 4.0]
+
+
+def test_a_negative_value_of_a_schedule_counts_as_0():
+    rule = novoclip.clip_by_global_norm(lambda step: -1.0 + 0.0 * step)
+    updates, state = rule.update(jnp.array([8.0]), rule.init(jnp.zeros(1)))
+    assert updates == 0
+    assert state.limits == 0
+
+
+def test_thresholds_may_be_one_a_block():
+    rule = novoclip.clip_by_norm(np.array([1.0, 100.0]))
+    gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([6.0, 8.0])}
+    updates, _ = rule.update(gradients, rule.init(gradients))
+    np.testing.assert_allclose(updates["a"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(updates["b"], gradients["b"])
+    rule = novoclip.clip_by_norm(np.ones(3))
+    with pytest.raises(ValueError, match=r"max_norm has shape \(3,\), but the blocks have shape \(2,\)"):
+        rule.update(gradients, rule.init(gradients))
+
+
+def test_a_limit_of_zero_gives_zeros():
+    gradients = random_tree(1)
+    for rule in (novoclip.clip_by_value(0), novoclip.clip_by_global_norm(0), novoclip.clip_by_norm(0, shape="tanh")):
+        for tree in (gradients, jax.tree.map(jnp.zeros_like, gradients)):
+            updates, _ = rule.update(tree, rule.init(tree))
+            assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+def test_clip_says_which_function_takes_a_number():
+    with pytest.raises(TypeError, match="clip_by_value"):
+        novoclip.clip(1.0, novoclip.constant(1.0))
+    with pytest.raises(TypeError, match="constant"):
+        novoclip.clip("tree", 1.0)
+    with pytest.raises(ValueError, match="tree.*tensor.*unit.*element"):
+        novoclip.clip("layer", novoclip.constant(1.0))
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", 0), ("window", 2.0), ("warmup", 0), ("warmup", True)])
+def test_wrong_counts_raise(name, value):
+    rule = novoclip.autoclip if name == "window" else novoclip.zclip
+    with pytest.raises(ValueError if value == 0 and value is not False else TypeError, match=name):
+        rule(**{name: value})
+
+
+def test_groups_and_units_name_what_is_wrong():
+    with pytest.raises(TypeError, match="label_of must return a string; got 3 for 'a'"):
+        novoclip.groups(lambda path, leaf: 3).norms({"a": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"axes=\(2,\) are not all axes of 'a', which has shape \(2, 2\)"):
+        novoclip.units(2).norms({"a": jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match="norm='l1' has no effect beside a Measure"):
+        novoclip.clip_by_norm(1.0, per=novoclip.units(0), norm="l1")
+
+
+def test_a_limit_whose_memory_does_not_end_in_the_blocks_is_refused():
+    shared = novoclip.Limit(lambda norms: jnp.zeros(()), lambda norms, memory, params=None, **extra: (norms, memory))
+    with pytest.raises(ValueError, match="must end in the norms' shape"):
+        novoclip.clip("tensor", shared).init({"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_a_limit_that_needs_parameters_says_so():
+    relative = novoclip.Limit(lambda norms: (), lambda norms, memory, sizes=None, **extra: (0.1 * sizes, memory), True)
+    rule = novoclip.clip("tensor", relative)
+    params = {"w": jnp.array([3.0, 4.0])}
+    updates, _ = rule.update(params, rule.init(params), params)
+    np.testing.assert_allclose(updates["w"], [0.3, 0.4], rtol=1e-6)
+    with pytest.raises(ValueError, match="depend on the parameters"):
+        rule.update(params, rule.init(params))

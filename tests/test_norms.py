@@ -1,0 +1,127 @@
+"""Norms and bounds: precision, range, many leaves, and what they cost."""
+
+import functools
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from novoclip.testing.subject import true_norms
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_norm_of_1e8_numbers_is_right_to_1e6(dtype):
+    part = np.random.default_rng(0).normal(size=10**6).astype(np.float32)
+    leaf = jnp.tile(jnp.asarray(part, dtype), 100)
+    once = np.asarray(jnp.asarray(part, dtype), np.float64)
+    found = novoclip.resolve_measure("tree").norms({"w": leaf})
+    np.testing.assert_allclose(float(found), 10 * np.linalg.norm(once), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "mixed"])
+def test_the_bound_holds_with_4000_leaves(kind):
+    generator = np.random.default_rng(0)
+    dtypes = ["float16", "bfloat16", "float32"] if kind == "mixed" else [kind]
+    gradients = [jnp.asarray(generator.normal(size=7), dtypes[i % len(dtypes)]) for i in range(4000)]
+    limit = 0.37
+    rule = novoclip.clip_by_global_norm(limit)
+    updates, state = rule.update(gradients, rule.init(gradients))
+    np.testing.assert_allclose(state.norms, true_norms(gradients, "tree", "l2"), rtol=1e-6)
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    after = true_norms(updates, "tree", "l2")
+    assert limit * (1 - eps - 1e-6) <= after <= limit * (1 + eps + 1e-6)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max", "rms"])
+@given(exponent=st.integers(-31, 37), seed=st.integers(0, 100))
+def test_norms_scale_with_the_gradient_over_the_whole_range(norm, exponent, seed):
+    leaf = np.random.default_rng(seed).normal(size=5).astype(np.float32) * np.float32(10.0**exponent)
+    found = novoclip.resolve_measure("tensor", norm).norms([jnp.asarray(leaf), jnp.ones(2), jnp.zeros(3)])
+    expected = true_norms([leaf, np.ones(2), np.zeros(3)], "tensor", norm)
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 10**6), c=st.floats(0.01, 10.0), scale=st.floats(1e-3, 1e3))
+def test_a_hard_clip_is_the_projection_onto_a_ball(seed, c, scale):
+    generator = np.random.default_rng(seed)
+    one, two = ({"a": jnp.asarray(scale * generator.normal(size=4)), "b": jnp.ones(1)} for _ in range(2))
+    rule = novoclip.clip_by_global_norm(c)
+    clip = lambda tree: rule.update(tree, rule.init(tree))[0]  # noqa: E731
+    distance = lambda x, y: true_norms(jax.tree.map(lambda p, q: p - q, x, y), "tree", "l2")  # noqa: E731
+    assert distance(clip(one), clip(two)) <= distance(one, two) * (1 + 1e-6) + 1e-6 * c
+    assert distance(clip(clip(one)), clip(one)) <= 1e-6 * c
+    cosine = sum(float(jnp.vdot(one[name], clip(one)[name])) for name in one)
+    assert cosine >= true_norms(one, "tree", "l2") * true_norms(clip(one), "tree", "l2") * (1 - 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float16", 6e4), ("float16", 6e-8), ("float32", 1e30), ("bfloat16", 1e-30)]
+)
+def test_extreme_gradients_keep_their_direction(dtype, size):
+    gradient = jnp.asarray([size, -size, 0.0], dtype)
+    unit = np.array([1, -1, 0]) / np.sqrt(2)
+    rule = novoclip.normalize_by_norm(0.5)
+    updates, _ = rule.update(gradient, rule.init(gradient))
+    np.testing.assert_allclose(np.asarray(updates, np.float64), 0.5 * unit, rtol=float(jnp.finfo(dtype).eps))
+
+
+def step_memory(rule, dtype="float32"):
+    """Temporary bytes of rule + Adam on 64M parameters, as a share of the gradients'; nothing is allocated."""
+    optimizer = optax.chain(rule, optax.adam(1e-3))
+    params = {"w": jax.ShapeDtypeStruct((8192, 8192), dtype)}
+    state = jax.eval_shape(optimizer.init, params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    memory = step.lower(params, state, params).compile().memory_analysis()
+    return memory.temp_size_in_bytes / (params["w"].size * params["w"].dtype.itemsize)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        novoclip.clip_by_global_norm(1.0),
+        novoclip.clip_by_norm(1.0),
+        novoclip.clip_by_norm(1.0, norm="rms"),
+        novoclip.clip_by_value(1.0),
+        novoclip.clip_by_value(1.0, count=True),
+        novoclip.autoclip(),
+        novoclip.zclip(),
+        novoclip.record(),
+    ],
+)
+def test_a_step_makes_no_copy_of_the_gradients(rule):
+    assert step_memory(rule) <= 0.01
+
+
+def test_optax_makes_one():
+    assert step_memory(optax.clip_by_global_norm(1.0)) >= 1.0
+
+
+@pytest.mark.parametrize(("gradient", "turns"), [(1.0, 1), (0.0, 1), (1e20, 3), (1e-30, 3)])
+def test_only_norms_out_of_range_cost_another_pass(gradient, turns, monkeypatch):
+    taken = []
+    loop = jax.lax.while_loop
+
+    def counted(unfinished, take, start):
+        def noted(carry):
+            jax.debug.callback(lambda: taken.append(1))
+            return take(carry)
+
+        return loop(unfinished, noted, start)
+
+    monkeypatch.setattr(jax.lax, "while_loop", counted)
+    jax.clear_caches()  # the norms of this layout may have been compiled without the count
+    tree = {"a": jnp.full(4, gradient), "b": jnp.ones(4)}
+    jax.block_until_ready(novoclip.resolve_measure("tensor").norms(tree))
+    jax.effects_barrier()
+    jax.clear_caches()
+    assert len(taken) == turns

@@ -1,0 +1,57 @@
+"""The project's own rules: every public rule is listed, documented, and small."""
+
+import inspect
+from pathlib import Path
+import re
+
+import optax
+import pytest
+
+import novoclip
+from novoclip import catalog
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "novoclip").rglob("*.py"))
+PUBLIC = [getattr(novoclip, name) for name in novoclip.__all__]
+LISTED = {entry.make for entry in catalog.CATALOG}
+
+
+def test_every_public_rule_is_in_the_catalog():
+    not_rules = {novoclip.clip}
+    returns = "GradientTransformationExtraArgs"
+    rules = {f for f in PUBLIC if inspect.isfunction(f) and returns in str(inspect.signature(f).return_annotation)}
+    assert rules - not_rules == LISTED, "add an Entry for each new rule to novoclip/catalog.py"
+
+
+@pytest.mark.parametrize("function", [f for f in PUBLIC if inspect.isfunction(f)], ids=lambda f: f.__name__)
+def test_docstrings_have_their_sections(function):
+    sections = ["Args:", "Returns:", "Example:", ">>>"]
+    if function is not novoclip.metrics:
+        sections.append("Raises:")
+    if function in LISTED - {novoclip.record}:
+        sections.append("References:")
+    for section in sections:
+        assert section in function.__doc__, f"{function.__name__} has no {section}"
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^ +{name}: ", function.__doc__, re.MULTILINE), (
+            f"{function.__name__} does not document {name}"
+        )
+
+
+def test_every_catalog_entry_makes_a_transform():
+    for entry in catalog.CATALOG:
+        for arguments in entry.examples:
+            assert isinstance(entry.make(**arguments), optax.GradientTransformationExtraArgs)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sources_are_short_and_suppress_nothing(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250, "two files in one?"
+    assert not re.search(r"#\s*(noqa|type:\s*ignore|pyright|pragma)", text)
+    assert "_src" not in text
+
+
+def test_the_readme_table_is_current():
+    text = (ROOT / "README.md").read_text()
+    assert catalog.table() in text, "run `python -m novoclip.catalog` and paste the table into README.md"

@@ -1,0 +1,177 @@
+"""Every rule equals its formula in float64 NumPy, and Optax where Optax is right."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from tests.oracles.blocks import blocks_of, clipped, norm_of
+from tests.oracles.limits import AutoClip, Constant, InverseSecondMoment, ProportionalSecondMoment, ZClip
+from tests.storm import storm
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PER = ("tree", "tensor", "unit", "element", "groups")
+
+
+def label_of(path, leaf=None):
+    return path.split("/")[0]
+
+
+def measure(per, norm="l2"):
+    return {"per": novoclip.groups(label_of, norm=norm)} if per == "groups" else {"per": per, "norm": norm}
+
+
+def assert_equals_oracle(rule, expected, gradients):
+    update = jax.jit(rule.update)
+    state = rule.init(gradients[0])
+    for step, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
+        updates, state = update(gradient, state)
+        for name, leaf in wanted.items():
+            np.testing.assert_allclose(updates[name], leaf, rtol=1e-12, atol=1e-300, err_msg=f"step {step}, {name}")
+    return state
+
+
+def check(rule, new_limit, per, norm="l2", shape="hard"):
+    gradients = storm()
+    blocks = blocks_of(gradients[0], per, label_of)
+    return assert_equals_oracle(rule, clipped(gradients, new_limit, blocks, norm, shape), gradients)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max", "rms"])
+@pytest.mark.parametrize("per", PER)
+def test_clip_by_norm_is_its_formula(per, norm):
+    check(novoclip.clip_by_norm(0.7, **measure(per, norm)), functools.partial(Constant, 0.7), per, norm)
+
+
+@pytest.mark.parametrize("shape", ["hard", "tanh", "arctan", "algebraic", "normalize", "drop"])
+@pytest.mark.parametrize("per", ["tensor", "element"])
+def test_shapes_are_their_formulas(per, shape):
+    check(novoclip.clip_by_norm(0.7, per=per, shape=shape), functools.partial(Constant, 0.7), per, "l2", shape)
+
+
+def test_clip_by_global_norm_is_its_formula():
+    check(novoclip.clip_by_global_norm(0.7), functools.partial(Constant, 0.7), "tree")
+
+
+def test_clip_by_value_is_its_formula():
+    check(novoclip.clip_by_value(0.3), functools.partial(Constant, 0.3), "element")
+
+
+@pytest.mark.parametrize("per", PER)
+def test_normalize_by_norm_is_its_formula(per):
+    rule = novoclip.normalize_by_norm(2.0, **measure(per))
+    check(rule, functools.partial(Constant, 2.0), per, shape="normalize")
+
+
+@pytest.mark.parametrize("per", PER)
+def test_autoclip_is_its_formula_at_five_granularities(per):
+    check(novoclip.autoclip(60.0, window=7, **measure(per)), functools.partial(AutoClip, 60.0, 7), per)
+
+
+def test_autoclip_with_a_window_as_long_as_the_run_is_the_authors():
+    check(novoclip.autoclip(10.0, window=60), functools.partial(AutoClip, 10.0, 10**9), "tree")
+
+
+@pytest.mark.parametrize("mode", ["adaptive_scaling", "mean", "percentile"])
+@pytest.mark.parametrize("per", ["tree", "tensor", "unit", "element"])
+def test_zclip_is_the_authors_loop(per, mode):
+    rule = novoclip.zclip(2.0, decay=0.9, warmup=9, max_norm=5.0, mode=mode, per=per)
+    check(rule, lambda: ZClip(2.0, 0.9, 9, 5.0, mode), per)
+
+
+def test_zclip_with_the_authors_defaults():
+    check(novoclip.zclip(), lambda: ZClip(max_norm=1.0), "tree")
+
+
+@pytest.mark.parametrize(
+    ("form", "threshold", "oracle"),
+    [("inverse", 0.05, InverseSecondMoment), ("proportional", 2.0, ProportionalSecondMoment)],
+)
+def test_second_moment_per_element_is_its_formula(form, threshold, oracle):
+    rule = novoclip.clip_by_second_moment(threshold, 0.9, form=form)
+    check(rule, lambda: oracle(threshold, 0.9), "element")
+
+
+@pytest.mark.parametrize(
+    ("form", "threshold", "oracle"),
+    [("inverse", 0.05, InverseSecondMoment), ("proportional", 2.0, ProportionalSecondMoment)],
+)
+def test_second_moment_per_tensor_clips_numbers_at_a_limit_from_their_mean_square(form, threshold, oracle):
+    gradients = storm()
+    limits = {name: oracle(threshold, 0.9) for name in gradients[0]}
+    expected = []
+    for gradient in gradients:
+        result = {}
+        for name, leaf in gradient.items():
+            rms = norm_of(leaf, "rms")
+            limit = limits[name](rms) if np.isfinite(rms) else 0.0
+            result[name] = np.clip(np.nan_to_num(leaf), -limit, limit)
+        expected.append(result)
+    rule = novoclip.clip_by_second_moment(threshold, 0.9, per="tensor", form=form, count=True)
+    state = assert_equals_oracle(rule, expected, gradients)
+    changed = [
+        any(np.any(a[name] != g[name]) for name in g if np.all(np.isfinite(g[name])))
+        for a, g in zip(expected, gradients, strict=True)
+    ]
+    broken = [not all(np.all(np.isfinite(leaf)) for leaf in g.values()) for g in gradients]
+    assert int(state.nonfinite) == sum(broken)
+    assert int(state.clipped) == sum(c and not b for c, b in zip(changed, broken, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (novoclip.clip_by_global_norm(0.7), optax.clip_by_global_norm(0.7)),
+        (novoclip.clip_by_value(0.3), optax.clip(0.3)),
+        (novoclip.clip_by_norm(0.7, norm="rms"), optax.clip_by_block_rms(0.7)),
+    ],
+)
+def test_ordinary_gradients_are_clipped_as_in_optax(ours, theirs):
+    for gradient in storm()[1:28]:
+        mine, _ = ours.update(gradient, ours.init(gradient))
+        other, _ = theirs.update(gradient, theirs.init(gradient))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-13), mine, other)
+
+
+def test_where_optax_goes_wrong():
+    huge = {"w": jnp.full(4, 1e20, jnp.float32)}
+    half = {"w": jnp.full(70_000, 2.0, jnp.float16)}
+    infinite = {"w": jnp.array([jnp.inf, 1.0]), "b": jnp.ones(1)}
+    theirs = optax.clip_by_global_norm(1.0)
+    ours = novoclip.clip_by_global_norm(1.0)
+    for gradient in (huge, half):
+        assert not np.any(theirs.update(gradient, theirs.init(gradient))[0]["w"])
+        mine = np.asarray(ours.update(gradient, ours.init(gradient))[0]["w"], np.float64)
+        np.testing.assert_allclose(np.linalg.norm(mine), 1.0, rtol=1e-3)
+    assert np.any(np.isnan(theirs.update(infinite, theirs.init(infinite))[0]["w"]))
+    assert not np.any(ours.update(infinite, ours.init(infinite))[0]["w"])
+
+
+def test_a_spike_of_1e30_does_not_poison_the_second_moment():
+    rule = novoclip.clip_by_second_moment(0.01)
+    state = rule.init(jnp.zeros(2, jnp.float32))
+    for gradient in (jnp.array([1e30, 1.0], jnp.float32), jnp.ones(2, jnp.float32)):
+        updates, state = rule.update(gradient, state)
+        assert np.all(np.asarray(updates) > 0)
+    assert np.all(np.isfinite(state.memory.root))
+
+
+def test_zclip_holds_on_to_a_lower_level_unless_by_percentile():
+    generator = np.random.default_rng(0)
+    sizes = (1 + 0.05 * generator.normal(size=400)) * np.where(np.arange(400) < 100, 1.0, 1.5)
+    clipped_late = {}
+    for mode in ("adaptive_scaling", "percentile"):
+        rule = novoclip.zclip(max_norm=np.inf, mode=mode)
+        update, state = jax.jit(rule.update), rule.init(jnp.zeros(()))
+        for step, size in enumerate(sizes):
+            _, state = update(jnp.asarray(size), state)
+            if step == 299:
+                before = int(state.clipped)
+        clipped_late[mode] = int(state.clipped) - before
+    assert clipped_late["adaptive_scaling"] == 100
+    assert clipped_late["percentile"] < 10

@@ -1,6 +1,12 @@
-"""The list of all public rules: tests, documentation and benchmarks iterate it; the library does not."""
+"""The list of all public rules: tests, documentation and benchmarks iterate it; the library does not.
+
+`python -m novoclip.catalog` prints the table in the README.
+"""
 
 from collections.abc import Callable
+import inspect
+import re
+import sys
 from typing import Any, NamedTuple
 
 import optax
@@ -79,3 +85,26 @@ CATALOG = (
     ),
     Entry(novoclip.record, "record", "hard", ("tree", "tensor", "unit"), ({}, {"per": "tensor", "norm": "max"})),
 )
+
+
+def table() -> str:
+    """Return the rules as a Markdown table, from the catalog and the docstrings.
+
+    Example:
+      >>> print(table().splitlines()[0])
+      | rule | what it does | `per=` | paper |
+    """
+    rows = ["| rule | what it does | `per=` | paper |", "|---|---|---|---|", *map(_row, CATALOG)]
+    return "\n".join(rows)
+
+
+def _row(entry: Entry) -> str:
+    text = inspect.getdoc(entry.make) or ""
+    source = entry.make.__module__.replace(".", "/")
+    reference = re.search(r"<(http[^>]+)>`_, (\d{4})", text)
+    paper = f"[{reference[2]}]({reference[1]})" if reference else ""
+    return f"| [`{entry.name}`]({source}.py) | {text.splitlines()[0]} | {', '.join(entry.per)} | {paper} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")

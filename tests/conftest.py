@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 from hypothesis import settings
 import jax
+import jax.experimental
 import pytest
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
@@ -18,5 +19,7 @@ settings.load_profile("novoclip")
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    # jax.enable_x64 is the newer name.
+    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    with enable(True):
         yield

@@ -119,7 +119,7 @@ def test_clip_says_which_function_takes_a_number():
         novoclip.clip(1.0, novoclip.constant(1.0))
     with pytest.raises(TypeError, match="constant"):
         novoclip.clip("tree", 1.0)
-    with pytest.raises(ValueError, match="tree.*tensor.*unit.*element"):
+    with pytest.raises(ValueError, match=r"tree.*tensor.*unit.*element"):
         novoclip.clip("layer", novoclip.constant(1.0))
 
 

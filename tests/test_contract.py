@@ -1,4 +1,3 @@
-import jax
 import pytest
 
 from novoclip.testing import CHECKS
@@ -21,10 +20,10 @@ def test_contract(case, check):
     check.run(case.subject())
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("case", "check"), pairs(CASES, NUMERICS))
 def test_contract_in_float64(case, check):
-    with jax.enable_x64(True):
-        check.run(case.subject())
+    check.run(case.subject())
 
 
 @pytest.mark.full

@@ -139,8 +139,12 @@ def clip_by_second_moment(
       [1.  0.3]
 
     References:
-      Ginsburg et al., `Stochastic gradient methods with layer-wise adaptive moments for
-      training of deep networks <https://arxiv.org/abs/1905.11286>`_, 2019, for v per tensor.
+      Huang et al., `SPAM: Spike-aware Adam with momentum reset for stable LLM training
+      <https://arxiv.org/abs/2501.06842>`_, 2025, for limits from the v of before. Ginsburg et
+      al., `Training deep networks with stochastic gradient normalized by layerwise adaptive
+      second moments <https://arxiv.org/abs/1905.11286>`_, 2019, for v per tensor.
+
+    SPAM keeps Adam's own v, starts late, and replaces numbers beyond 71 deviations only.
     """
     limit = second_moment(threshold, b2=b2, form=form)
     check_choice("per", per, GRANULARITIES)

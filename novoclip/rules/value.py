@@ -38,8 +38,8 @@ def clip_by_value(
       [ 0.5 -1.   1. ]
 
     References:
-      Mikolov, `Statistical language models based on neural networks
-      <https://www.fit.vut.cz/study/phd-thesis/283/>`_, 2012.
+      Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
+      <https://arxiv.org/abs/1211.5063>`_, 2012, which traces it to Mikolov's thesis.
 
     Differs from `optax.clip` in NaN (kept there) and in complex numbers.
     """

@@ -20,6 +20,6 @@ settings.load_profile("novoclip")
 @pytest.fixture
 def x64():
     # jax.enable_x64 is the newer name.
-    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     with enable(True):
         yield

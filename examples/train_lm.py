@@ -264,7 +264,7 @@ def main(argv=None):
     options = parse_arguments(argv)
     console = Console()
     rules = {"Adam alone": optax.identity(), f"Adam + {options.rule_name}": options.rule}
-    # The storm first, so that an interrupted session has seen what matters most.
+    # The storm first, so that an interrupted run has seen what matters most.
     runs = [
         Run(name, stormed, make_weather(options.steps, options.nan, stormed=stormed))
         for stormed in (True, False)

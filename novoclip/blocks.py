@@ -180,7 +180,7 @@ def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
     counts = [max(count, 1) for count in counts]
     dtype = _common_dtype(leaves)
     if layout.form == "concatenate":
-        slices = [leaf.size // count for leaf, count in zip(leaves, counts, strict=True)]
+        slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat(counts, slices), dtype)
     return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1, dtype)
 
@@ -208,11 +208,16 @@ def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[ja
         return [values] * len(leaves)
     if layout.form == "stack":
         return [values[block] for block in layout.block_of]
-    shapes = [
-        tuple(1 if axis in axes else size for axis, size in enumerate(leaf.shape))
-        for leaf, axes in zip(leaves, layout.axes, strict=True)
-    ]
+    shapes = _slice_shapes(leaves, layout)
     ends = [0]
     for shape in shapes:
         ends.append(ends[-1] + math.prod(shape))
     return [values[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
+
+
+def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
+    """Return the leaves' shapes with 1 in place of each reduced axis."""
+    return [
+        tuple(1 if axis in axes else size for axis, size in enumerate(leaf.shape))
+        for leaf, axes in zip(leaves, layout.axes, strict=True)
+    ]

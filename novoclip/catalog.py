@@ -76,7 +76,7 @@ CATALOG = (
         ),
         clips="element",
     ),
-    Entry(novoclip.normalize_by_norm, "clip", "normalize", PER, ({}, {"per": "tensor"})),
+    Entry(novoclip.normalize_by_norm, "clip", "normalize", PER, ({}, {"per": "unit", "norm": "rms"})),
     Entry(
         novoclip.autoclip, "clip", "hard", PER, ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"})
     ),

@@ -29,10 +29,10 @@ class Case(NamedTuple):
 
 CASES = [Case(entry, arguments) for entry in CATALOG for arguments in entry.examples]
 FULL_CASES = [
-    Case(entry, arguments | {"per": per} | ({"norm": norm} if per != "element" else {}))
+    Case(entry, arguments | {"per": per} | {"norm": norm})
     for entry in CATALOG
     for arguments in entry.examples
     for per in entry.per
-    for norm in ("l1", "l2", "max", "rms")
+    for norm in (("l2",) if per == "element" else ("l1", "l2", "max", "rms"))
     if "per" in inspect.signature(entry.make).parameters and "norm" in inspect.signature(entry.make).parameters
 ]

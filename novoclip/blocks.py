@@ -51,7 +51,7 @@ def accumulation_dtype(dtype: Any) -> Any:
     return jnp.float64 if jnp.finfo(dtype).bits == 64 else jnp.float32
 
 
-# Compiled once for each layout: outside jit, a bare lax.cond would compile at every call.
+# Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
     """Return the norms of the blocks, accumulated in at least float32.

@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 import re
 
+import jax.numpy as jnp
 import optax
 import pytest
 
@@ -55,3 +56,14 @@ def test_sources_are_short_and_suppress_nothing(path):
 def test_the_readme_table_is_current():
     text = (ROOT / "README.md").read_text()
     assert catalog.table() in text, "run `python -m novoclip.catalog` and paste the table into README.md"
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+def test_the_readme_code_runs_as_printed(code):
+    names = {}
+    exec(code, names)
+    if "optimizer" in names:
+        params = {"w": jnp.ones((3, 2))}
+        updates, state = names["optimizer"].update(params, names["optimizer"].init(params), params)
+        assert int(novoclip.metrics(state)["clip/steps"]) == 1
+        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in updates.values())

@@ -154,3 +154,24 @@ def test_pmap_with_averaged_gradients():
     for device in range(8):
         np.testing.assert_allclose(updates[device], expected, rtol=1e-6)
         np.testing.assert_allclose(states.norms[device], state.norms, rtol=1e-6)
+
+
+def jacobian(rule, at):
+    state = rule.init(at)
+    return np.asarray(jax.jacrev(lambda gradient: rule.update(gradient, state)[0])(at))
+
+
+def test_the_derivative_of_a_value_clip_is_1_inside_and_0_outside():
+    found = jacobian(novoclip.clip_by_value(1.0), jnp.array([0.0, 0.5, -0.5, 2.0, -2.0]))
+    np.testing.assert_array_equal(found, np.diag([1.0, 1.0, 1.0, 0.0, 0.0]))
+
+
+def test_the_derivative_of_a_norm_clip_is_that_of_the_projection():
+    rule = novoclip.clip_by_global_norm(0.5)
+    np.testing.assert_allclose(jacobian(rule, jnp.array([0.1, -0.2, 0.0])), np.eye(3), atol=1e-7)
+    for scale in (1.0, 1e30):
+        at = np.array([3.0, -4.0, 1.0])
+        unit = at / np.linalg.norm(at)
+        expected = 0.5 / np.linalg.norm(at) * (np.eye(3) - np.outer(unit, unit))
+        found = jacobian(rule, jnp.asarray(at * scale, jnp.float32)).astype(np.float64) * scale
+        np.testing.assert_allclose(found, expected, atol=1e-7)

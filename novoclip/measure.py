@@ -177,7 +177,8 @@ def _absolute_values(tree: optax.Updates) -> optax.Updates:
     def size(leaf: Any) -> jax.Array | None:
         if not is_measured(leaf):
             return None
-        return jnp.abs(jnp.asarray(leaf)).astype(accumulation_dtype(leaf.dtype))
+        sizes = jnp.abs(jnp.asarray(leaf))
+        return sizes.astype(accumulation_dtype(sizes.dtype))
 
     return jax.tree.map(size, tree)
 
@@ -188,6 +189,7 @@ def _replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.U
     def replace(leaf: Any) -> Any:
         if not is_measured(leaf):
             return leaf
+        leaf = jnp.asarray(leaf)
         before, after = next(sizes)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             return _replace_modulus(leaf, before, after)

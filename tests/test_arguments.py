@@ -153,3 +153,14 @@ def test_a_limit_that_needs_parameters_says_so():
     np.testing.assert_allclose(updates["w"], [0.3, 0.4], rtol=1e-6)
     with pytest.raises(ValueError, match="depend on the parameters"):
         rule.update(params, rule.init(params))
+
+
+@pytest.mark.parametrize("per", ["tree", "tensor", "unit", "element"])
+def test_numpy_arrays_and_python_numbers_are_gradients_too(per):
+    rule = novoclip.clip_by_norm(1.0, per=per)
+    params = {"scale": 2.0, "w": np.ones(2)}
+    updates, _ = rule.update({"scale": 4.0, "w": np.array([3.0, 0.0])}, rule.init(params))
+    total = np.hypot(4.0, 3.0)
+    expected = {"scale": 4 / total, "w": [3 / total, 0]} if per == "tree" else {"scale": 1.0, "w": [1.0, 0.0]}
+    np.testing.assert_allclose(updates["scale"], expected["scale"], rtol=1e-6)
+    np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)

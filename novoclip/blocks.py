@@ -137,13 +137,13 @@ def _common_dtype(leaves: list[jax.Array]) -> Any:
 def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new: jax.Array) -> list[jax.Array]:
     """Multiply each block by the one factor that takes its norm from `old` to `new`.
 
-    A block whose `new` is 0 becomes zeros whatever it held; where `old` is 0 or not
-    finite and `new` is not 0, the block is left as it is.
+    A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
+    Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
     """
     usable = jnp.isfinite(old) & (old > 0)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     factor = jnp.where(usable, ratio(new, jnp.where(usable, old, 1)), 1)
-    factor = jnp.where(new == 0, 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
+    factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
     factors = split(lax.optimization_barrier(factor), leaves, layout)
     return [_multiply(leaf, by) for leaf, by in zip(leaves, factors, strict=True)]
 

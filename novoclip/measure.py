@@ -153,7 +153,9 @@ def is_measured(leaf: Any) -> bool:
 
 def path_name(path: Any) -> str:
     """Return "a/b/kernel" for a path in a tree, without the ".value" of Flax's nnx variables."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
@@ -193,6 +195,8 @@ def _replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.U
         before, after = next(sizes)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             return _replace_modulus(leaf, before, after)
+        # A limit beyond the leaf's range must not turn a clipped infinity back into one.
+        after = jnp.minimum(after, jnp.asarray(jnp.finfo(leaf.dtype).max, after.dtype))
         wide = jnp.copysign(after, leaf.astype(after.dtype)).astype(leaf.dtype)
         # Unchanged numbers come back bit for bit, and with a derivative of 1, at 0 too.
         return jnp.where(before == after, leaf, wide)
@@ -201,8 +205,9 @@ def _replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.U
 
 
 def _replace_modulus(leaf: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    layout = Layout((0,), ((),), "scalar")
-    return rescale_leaves([leaf], layout, old, new)[0]
+    # A modulus that is not finite has no phase that could be kept.
+    new = jnp.where(jnp.isinf(old), 0, new)
+    return rescale_leaves([leaf], Layout((0,), ((),), "scalar"), old, new)[0]
 
 
 def _leading_axes(_: str, leaf: jax.Array) -> tuple[int, ...]:

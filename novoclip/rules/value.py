@@ -14,7 +14,8 @@ def clip_by_value(
     """Clip each number to [-max_delta, max_delta].
 
     u = sign(g) min(|g|, c). Complex numbers are clipped by modulus; their phase stays.
-    The direction of the gradient changes. An infinity is clipped like any large number.
+    The direction of the gradient changes. An infinity is clipped like any large
+    number; a complex number whose modulus is not finite becomes 0.
 
     Args:
       max_delta: c, at least 0, in the gradients' units: a float, an array or a schedule.

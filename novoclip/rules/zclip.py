@@ -10,6 +10,7 @@ from novoclip.arguments import Schedulable, check_choice, check_integer, check_n
 from novoclip.clipping import clip
 from novoclip.limits import Limit
 from novoclip.measure import Measure, resolve_measure
+from novoclip.safe_math import hypotenuse, square_root
 
 MODES = ("adaptive_scaling", "mean", "percentile")
 
@@ -20,12 +21,13 @@ class ZScoreMemory(NamedTuple):
     Attributes:
       seen: int32, norms seen, at most `warmup`.
       mean: their mean; exponential after the warm-up.
-      variance: their population variance; exponential after the warm-up.
+      deviation: the root of their population variance; exponential after the warm-up. The
+        root, because one norm of 1e20 would leave the variance infinite.
     """
 
     seen: jax.Array
     mean: jax.Array
-    variance: jax.Array
+    deviation: jax.Array
 
 
 def z_score(
@@ -92,7 +94,7 @@ def z_score(
         del param_norms, extra
         threshold = value_at(z_threshold, step, norms, "z_threshold")
         warm = memory.seen >= warmup
-        deviation = jnp.sqrt(memory.variance)
+        deviation = memory.deviation
         edge = memory.mean + threshold * (deviation + margin)
         spike = warm & (norms > edge)
         if mode == "adaptive_scaling":
@@ -109,9 +111,10 @@ def z_score(
         rate = jnp.where(warm, 1 - value_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (learned - memory.mean)
         residual = jnp.where(warm, learned - mean, learned - memory.mean)
-        variance = memory.variance + rate * ((learned - mean) * residual - memory.variance)
+        surprise = square_root(jnp.abs(learned - mean)) * square_root(jnp.abs(residual))
+        deviation = hypotenuse(square_root(1 - rate) * deviation, square_root(rate) * surprise)
         limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))
-        return limits, ZScoreMemory(seen, mean, variance)
+        return limits, ZScoreMemory(seen, mean, deviation)
 
     return Limit(init, update)
 

@@ -52,7 +52,8 @@ def check_number(
 def check_integer(name: str, value: Any, *, low: int) -> None:
     """Raise unless `value` is a Python or NumPy integer of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        msg = f"{name} must be an integer of at least {low}; got {value!r}"
+        injected = "; under inject_hyperparams, name it in static_args" if isinstance(value, jax.Array) else ""
+        msg = f"{name} must be an integer of at least {low}; got {value!r}{injected}"
         raise TypeError(msg)
     if value < low:
         msg = f"{name} must be an integer of at least {low}; got {value!r}"

@@ -26,9 +26,14 @@ class _Range(NamedTuple):
     for_large: float
     for_small: float
     small: float  # a sum of squares below which some may have been lost
+    far: float  # norms above this, or below its inverse, are rescaled in two steps
+    shift: float  # the first of them: its inverse, or this
 
 
-_RANGES = {32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70), 64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960)}
+_RANGES = {
+    32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**30, 2.0**70),
+    64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**300, 2.0**600),
+}
 
 
 class Layout(NamedTuple):
@@ -56,8 +61,9 @@ def accumulation_dtype(dtype: Any) -> Any:
 def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
     """Return the norms of the blocks, accumulated in at least float32.
 
-    Right wherever the norm itself can be represented; only one outside the usual range costs
-    a second pass. A block counts as zero if all its numbers are under 6e-33 (float64: 6e-275).
+    Right wherever the sum of the block's numbers, or the root of the sum of their squares, can
+    be represented; only one outside the usual range costs more passes. A block counts as zero
+    if all its numbers are under 6e-33 (float64: 6e-275).
     """
     dtype = _common_dtype(leaves)
     if norm in ("l1", "max"):
@@ -140,23 +146,37 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
     Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
     """
+    old, new = (jnp.asarray(x).astype(jnp.promote_types(old.dtype, new.dtype)) for x in (old, new))
     usable = jnp.isfinite(old) & (old > 0)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
-    factor = jnp.where(usable, ratio(new, jnp.where(usable, old, 1)), 1)
+    size = jnp.where(usable, old, 1)
+    shift = _shift(size)
+    factor = jnp.where(usable, ratio(new, size * shift), 1)
     factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
-    factors = split(lax.optimization_barrier(factor), leaves, layout)
-    return [_multiply(leaf, by) for leaf, by in zip(leaves, factors, strict=True)]
+    shifts, factors = (split(lax.optimization_barrier(x), leaves, layout) for x in (shift, factor))
+    return [_multiply(*each) for each in zip(leaves, shifts, factors, strict=True)]
 
 
-def _multiply(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+def _shift(size: jax.Array) -> jax.Array:
+    """Return the power of two that brings a norm near 1, so that new / norm is in range; 1 for most."""
+    ranges = _RANGES[jnp.finfo(size.dtype).bits]
+    return jnp.where(size > ranges.far, 1 / ranges.shift, jnp.where(size < 1 / ranges.far, ranges.shift, 1.0)).astype(
+        size.dtype
+    )
+
+
+def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
     dtype = accumulation_dtype(leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return lax.complex(_multiply(leaf.real, factor), _multiply(leaf.imag, factor))
+        return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
     if jnp.finfo(leaf.dtype).bits < 32:
         # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of every leaf.
         leaf, factor = lax.optimization_barrier((leaf, factor))
-    scaled = (leaf.astype(dtype) * factor.astype(dtype)).astype(leaf.dtype)
-    return jnp.where(factor == 0, jnp.zeros((), leaf.dtype), scaled)
+    scaled = leaf.astype(dtype) * shift.astype(dtype) * factor.astype(dtype)
+    if jnp.finfo(leaf.dtype).bits < 32:
+        largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
+        scaled = jnp.where(jnp.isinf(leaf), scaled, jnp.clip(scaled, -largest, largest))
+    return jnp.where(factor == 0, jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
 
 
 def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:

@@ -23,12 +23,12 @@ class ClipState(NamedTuple):
       steps: int32, steps taken; stops at the largest int32, as the other two counters do.
       norms: norms of the last step's blocks before clipping, a scalar or a vector;
         `()` for `per="element"`, as are `limits`.
-      limits: the blocks' limits at the last step. A block that was not finite keeps its own.
+      limits: the blocks' limits at the last step. A block whose norm was not finite keeps its own.
       fraction: float32, share of the blocks that were beyond their limit at the last step
         (per element, at the last step that was finite).
       clipped: int32, steps in which any block was.
-      nonfinite: int32, steps in which any block's norm was not finite. For
-        `per="element"`, these three are `()` unless counting was asked for.
+      nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
+        For `per="element"`, these three are `()` unless counting was asked for.
       memory: the Limit's own.
     """
 
@@ -56,9 +56,10 @@ def clip(
       shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh",
         "arctan" and "algebraic" (n approaches c), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).
-      nonfinite: "zero" sets a block whose norm is not finite to zero and leaves that
-        block's memory as it was; "propagate" passes the block on, and leaves the memory
-        likewise. Per element, an infinity is clipped like any large number.
+      nonfinite: "zero" sets a block whose norm is not finite (or whose limit is NaN, which
+        a schedule may return) to zero and leaves that block's memory as it was; "propagate"
+        passes the block on, and leaves the memory likewise. Per element, an infinity is
+        clipped like any large number.
       count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
         element, where it takes one more pass over the gradients.
 
@@ -111,7 +112,7 @@ def clip(
             updates = jax.tree.map(lambda x: lax.optimization_barrier(x) if is_measured(x) else x, updates)
             norms = measure.norms(updates)
         if blockwise:
-            norms = _match(norms, state.norms)
+            _check_blocks(norms, state.norms)
         sizes = measure.norms(_required(params)) if limit.needs_params else None
         limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
         rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
@@ -121,8 +122,8 @@ def clip(
         elif counting:
             state = advance_counts(state, norms, limits)
         if blockwise:
-            kept = jnp.where(jnp.isfinite(norms), limits, state.limits)
-            state = state._replace(norms=norms, limits=kept)
+            limits = jnp.where(jnp.isfinite(norms), limits.astype(state.limits.dtype), state.limits)
+            state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
         return rescaled, state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -131,7 +132,7 @@ def clip(
 def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool) -> jax.Array:
     """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
     # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
-    known = ~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)
+    known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
     new = SHAPES[shape](jnp.where(known, norm, 1), limit)
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
@@ -147,7 +148,7 @@ def start_counts(state: ClipState) -> ClipState:
 
 def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
-    finite = jnp.isfinite(norms)
+    finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
     beyond = finite & (norms > limits)
     return state._replace(
         fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
@@ -203,8 +204,7 @@ def _reject_integers(updates: optax.Updates) -> None:
             raise TypeError(msg)
 
 
-def _match(norms: jax.Array, previous: jax.Array) -> jax.Array:
+def _check_blocks(norms: jax.Array, previous: jax.Array) -> None:
     if norms.shape != previous.shape:
         msg = f"the gradients have blocks of shape {norms.shape}, the parameters given to init {previous.shape}"
         raise ValueError(msg)
-    return norms.astype(previous.dtype)

@@ -13,7 +13,7 @@ class LimitUpdate(Protocol):
     """The second function of a Limit."""
 
     def __call__(
-        self, norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+        self, norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, Any]:
         """Return (limits, memory)."""
         ...
@@ -25,15 +25,18 @@ class Limit(NamedTuple):
     A Limit sees norms and nothing else, so it serves every Measure, and can be run on a
     recorded list of norms. Norms are one float32 or float64 array: a scalar, a vector, or,
     with `per="element"`, each leaf's absolute values in turn. They are finite: `clip` puts
-    0 where a norm is not, and discards what the Limit makes of that block.
+    0 where a norm is not, and discards what the Limit makes of that block. A norm of 0 is
+    common (an embedding row that did not occur) and says nothing about the next one: a Limit
+    that learns from it may hold the block near 0 for good.
 
     Attributes:
       init: `init(norms) -> memory`, from a ShapeDtypeStruct. Each array of the memory ends
         in the norms' shape, so that one block's memory can stand still while the others
         move on: a history of norms is `(window, *norms.shape)`.
-      update: `update(norms, memory, param_norms, *, step, **extra) -> (limits, memory)`.
+      update: `update(norms, memory, param_norms, /, *, step, **extra) -> (limits, memory)`.
         `step` is an int32 scalar that counts from 0; `extra` is what else the caller gave
-        to the transform's `update`. A limit below 0 counts as 0.
+        to the transform's `update`. A limit below 0 counts as 0; a block whose limit is NaN
+        is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
     """
@@ -66,15 +69,26 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
     """
     check_number(name, value)
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, Any]:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
     return Limit(lambda _: (), update)
 
 
+def choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(jnp.broadcast_to(condition, b.shape), a, b), new, old)
+
+
 def kept_where_not_finite(limit: Limit) -> Limit:
-    """Return the Limit that forgets what it was told by norms that are not finite."""
+    """Return the Limit that learns nothing where a norm is not finite, and never NaN.
+
+    Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
+    Limit sees them in the memory's dtype, and its limits come back in theirs.
+    """
 
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
@@ -84,19 +98,28 @@ def kept_where_not_finite(limit: Limit) -> Limit:
                 raise ValueError(msg)
         return memory
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, **extra: Any) -> tuple[Any, Any]:
-        finite = jnp.isfinite(norms)
-        limits, learned = limit.update(jnp.where(finite, norms, 0), memory, param_norms, **extra)
-
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            if (new.shape, new.dtype) != (old.shape, old.dtype):
-                msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
-                raise ValueError(msg)
-            return jnp.where(jnp.broadcast_to(finite, old.shape), new, old)
-
-        return jnp.maximum(limits, 0), jax.tree.map(keep, learned, memory)
+    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        seen = norms.astype(_dtype_of(memory, norms.dtype))
+        finite = jnp.isfinite(seen)
+        limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
+        jax.tree.map(_check_unchanged, memory, learned)
+        # A schedule may return NaN.
+        learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
+        limits = jnp.maximum(limits, 0).astype(norms.dtype)
+        return limits, choose(finite & ~jnp.isnan(limits), learned, memory)
 
     return Limit(init, update, limit.needs_params)
+
+
+def _dtype_of(memory: Any, otherwise: Any) -> Any:
+    dtypes = [array.dtype for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
+    return dtypes[0] if dtypes else otherwise
+
+
+def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
+    if (new.shape, new.dtype) != (old.shape, old.dtype):
+        msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
+        raise ValueError(msg)
 
 
 def over_leaves(limit: Limit) -> Limit:
@@ -121,7 +144,7 @@ def over_leaves(limit: Limit) -> Limit:
         outer: Any = jax.tree.structure(norms)
         return regroup([limit.init(leaf) for leaf in leaves], outer)
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(norms)
         outer: Any = jax.tree.structure(norms)
         columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]

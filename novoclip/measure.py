@@ -1,6 +1,7 @@
 """Measures: how large each block of a gradient tree is, and the way back from norms to a tree."""
 
 from collections.abc import Callable, Sequence
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -123,6 +124,7 @@ def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") ->
       A Measure whose norms are one vector, leaf after leaf.
 
     Raises:
+      TypeError: if `axes` are no integers.
       ValueError: if `norm` is unknown, or a leaf lacks such an axis.
 
     Example:
@@ -131,10 +133,10 @@ def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") ->
       [5. 1.]
     """
     check_choice("norm", norm, NORMS)
+    fixed = () if callable(axes) else _integers(axes)
 
     def reduced(path: str, leaf: jax.Array) -> tuple[int, ...]:
-        chosen = axes(path, leaf) if callable(axes) else axes
-        listed = (chosen,) if isinstance(chosen, int) else tuple(chosen)
+        listed = _integers(axes(path, leaf)) if callable(axes) else fixed
         if any(not -leaf.ndim <= axis < leaf.ndim for axis in listed):
             msg = f"axes={listed} are not all axes of {path!r}, which has shape {leaf.shape}"
             raise ValueError(msg)
@@ -144,6 +146,14 @@ def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") ->
         return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate")
 
     return _measure(layout, norm)
+
+
+def _integers(axes: Any) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(axis) for axis in (axes if isinstance(axes, Sequence) else (axes,)))
+    except TypeError:
+        msg = f"axes must be an integer, several, or a function of (path, leaf) that returns them; got {axes!r}"
+        raise TypeError(msg) from None
 
 
 def is_measured(leaf: Any) -> bool:

@@ -101,7 +101,7 @@ def _statistics(state: ClipState) -> dict[str, jax.Array]:
         elif value.ndim == 0:
             statistics[name.removesuffix("s")] = value
         else:
-            statistics[f"{name.removesuffix('s')}_mean"] = jnp.mean(value)
+            statistics[f"{name.removesuffix('s')}_mean"] = jnp.sum(value) / max(value.size, 1)
             statistics[f"{name.removesuffix('s')}_max"] = jnp.max(value, initial=0)
     return statistics
 

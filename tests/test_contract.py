@@ -3,8 +3,6 @@ import pytest
 from novoclip.testing import CHECKS
 from tests.cases import CASES, FULL_CASES
 
-NUMERICS = [check for check in CHECKS if check.run.__module__.endswith("numerics")]
-
 
 def pairs(cases, checks):
     return [
@@ -21,7 +19,7 @@ def test_contract(case, check):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("case", "check"), pairs(CASES, NUMERICS))
+@pytest.mark.parametrize(("case", "check"), pairs(CASES, CHECKS))
 def test_contract_in_float64(case, check):
     check.run(case.subject())
 

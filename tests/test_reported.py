@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
 import novoclip
 
@@ -42,3 +44,146 @@ def test_parameters_called_value_keep_their_path():
     tree = {"attention": {"query": jnp.ones(2), "value": jnp.ones(2)}}
     novoclip.groups(lambda path, leaf: seen.append(path) or path).norms(tree)
     assert seen == ["attention/query", "attention/value"]
+
+
+def test_rare_gradients_do_not_teach_a_limit_of_zero():
+    rules = {
+        "autoclip": novoclip.autoclip(90.0, window=100, per="element"),
+        "zclip": novoclip.zclip(warmup=5, max_norm=jnp.inf, per="tensor"),
+        "zclip by mean": novoclip.zclip(warmup=5, max_norm=jnp.inf, mode="mean", per="tensor"),
+        "zclip by percentile": novoclip.zclip(warmup=5, max_norm=jnp.inf, mode="percentile", per="tensor"),
+        "second moment": novoclip.clip_by_second_moment(3.0, form="proportional"),
+    }
+    for name, rule in rules.items():
+        update, state = jax.jit(rule.update), rule.init(jnp.zeros(1))
+        for step in range(400):
+            size = (1 + 0.1 * np.sin(step)) * (step >= 25 and step % 20 == 0)
+            updates, state = update(jnp.array([size], jnp.float32), state)
+            assert float(updates[0]) >= 0.9 * size, f"{name} at step {step}: {size} became {updates}"
+
+
+def test_a_tiny_first_gradient_does_not_hold_the_second_moment_down():
+    rule = novoclip.clip_by_second_moment(3.0, form="proportional")
+    update, state = jax.jit(rule.update), rule.init(jnp.zeros(1))
+    for step in range(200):
+        updates, state = update(jnp.array([1e-6 if step == 0 else 1.0]), state)
+    assert float(updates[0]) == 1.0
+
+
+@pytest.mark.parametrize(("size", "limit"), [(3e36, 0.01), (1.5e38, 1.0), (3e38, 1e-3)])
+def test_norms_more_than_1e38_times_their_limit_are_clipped_to_it(size, limit):
+    updates = once(novoclip.clip_by_norm(limit, norm="max"), jnp.array([size, -size / 2], jnp.float32))
+    np.testing.assert_allclose(updates, [limit, -limit / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(3e-30, 1e10), (1e-30, 1e25), (1e-10, 1e28), (3e36, 1e-2)])
+def test_norms_are_scaled_by_more_than_a_number_can_hold(size, scale):
+    updates = once(novoclip.normalize_by_norm(scale), jnp.array([0.6 * size, 0.8 * size], jnp.float32))
+    np.testing.assert_allclose(updates, [0.6 * scale, 0.8 * scale], rtol=1e-6)
+
+
+def test_a_norm_beyond_float16_gives_its_largest_number():
+    updates = once(novoclip.normalize_by_norm(1e5), jnp.array([1.0, 1e-3], jnp.float16))
+    np.testing.assert_array_equal(updates[0], np.float16(65504))
+    np.testing.assert_allclose(updates[1], 100.0, rtol=1e-3)
+    kept = once(novoclip.normalize_by_norm(1e5, nonfinite="propagate"), jnp.array([jnp.inf, 1.0], jnp.float16))
+    np.testing.assert_array_equal(kept, [np.inf, 1.0])
+
+
+DOUBLE = {
+    "clip_by_value": novoclip.clip_by_value(1.0, count=True),
+    "clip_by_norm": novoclip.clip_by_norm(1.0),
+    "autoclip": novoclip.autoclip(per="element", window=3),
+    "autoclip, per tensor": novoclip.autoclip(per="tensor", window=3),
+    "zclip": novoclip.zclip(per="element", warmup=2),
+    "second moment": novoclip.clip_by_second_moment(1.0, count=True),
+    "second moment, per tensor": novoclip.clip_by_second_moment(1.0, per="tensor", count=True),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rule", DOUBLE.values(), ids=DOUBLE.keys())
+def test_gradients_may_be_wider_than_the_parameters(rule):
+    params = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(3, jnp.float64)}
+    for params in (params, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)):
+        state = rule.init(params)
+        types = jax.tree.map(jnp.result_type, state)
+        for size in (1.0, 5e100, 2.0):
+            gradients = {"a": size * jnp.array([3.0, 4.0], jnp.float64), "b": size * jnp.ones(3, jnp.float64)}
+            with jax.numpy_dtype_promotion("strict"):
+                updates, state = rule.update(gradients, state, params)
+            assert jax.tree.map(jnp.result_type, state) == types
+            for leaf in jax.tree.leaves(updates):
+                assert leaf.dtype == jnp.float64
+                assert np.all(np.isfinite(leaf) & (leaf != 0))
+    assert int(state.steps) == 3
+
+
+def test_a_schedule_that_gives_nan_is_counted_and_gives_zeros():
+    schedule = lambda step: jnp.where(step == 1, jnp.nan, 1.0)  # noqa: E731
+    for rule in (
+        novoclip.clip_by_global_norm(schedule),
+        novoclip.clip_by_norm(schedule, shape="drop"),
+        novoclip.normalize_by_norm(schedule),
+        novoclip.clip_by_value(schedule, count=True),
+        novoclip.autoclip(lambda step: 50 * schedule(step)),
+        novoclip.clip_by_second_moment(schedule, per="tensor", count=True),
+    ):
+        state = rule.init(jnp.zeros(2))
+        _, state = rule.update(jnp.array([0.3, 0.4]), state)
+        updates, after = rule.update(jnp.array([0.3, 0.4]), state)
+        assert not np.any(updates)
+        assert int(after.nonfinite) == 1
+        assert int(after.clipped) == int(state.clipped)
+        jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+        updates, _ = rule.update(jnp.array([0.3, 0.4]), after)
+        assert np.all(np.asarray(updates) > 0)
+
+
+def test_a_decay_that_is_nan_leaves_the_memory():
+    for make in (
+        lambda decay: novoclip.clip_by_second_moment(1.0, decay),
+        lambda decay: novoclip.clip_by_second_moment(1.0, decay, form="proportional"),
+        lambda decay: novoclip.zclip(warmup=1, decay=decay),
+    ):
+        rule = make(lambda step: jnp.where(step == 1, jnp.nan, 0.9))
+        state = rule.init(jnp.zeros(2))
+        _, state = rule.update(jnp.array([0.3, 0.4]), state)
+        _, after = rule.update(jnp.array([0.3, 0.4]), state)
+        jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+
+
+def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
+    rule = novoclip.autoclip()
+    extra = {"norms": 1, "memory": 2, "param_norms": 3, "step": 4}
+    updates, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), None, **extra)
+    np.testing.assert_array_equal(updates, 1)
+    assert int(state.steps) == 1
+
+
+def test_an_empty_tree_has_no_mean_norm():
+    rule = novoclip.clip_by_norm(1.0)
+    found = novoclip.metrics(rule.update({}, rule.init({}))[1])
+    assert all(np.isfinite(value) for value in found.values())
+
+
+def test_axes_may_be_any_integers_and_nothing_else():
+    found = novoclip.units(np.int64(0)).norms({"w": jnp.array([[3.0], [4.0]])})
+    np.testing.assert_allclose(found, [5.0], rtol=1e-6)
+    for wrong in (1.5, "0", None):
+        with pytest.raises(TypeError, match="axes must be"):
+            novoclip.units(wrong)
+
+
+def test_integers_that_are_arrays_say_how_to_inject():
+    for make in (novoclip.autoclip, novoclip.zclip):
+        with pytest.raises(TypeError, match="static_args"):
+            optax.inject_hyperparams(make)(**{"window" if make is novoclip.autoclip else "warmup": 5}).init(jnp.ones(1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_margin_of_zclip_may_be_any_number():
+    for eps in (np.float64(1e-6), jnp.float32(1e-6), lambda step: 1e-6):
+        rule = novoclip.zclip(eps=eps, per="element")
+        params = jnp.ones(2, jnp.float32)
+        rule.update(params, rule.init(params))

@@ -73,6 +73,19 @@ def test_autoclip_is_its_formula_at_five_granularities(per):
     check(novoclip.autoclip(60.0, window=7, **measure(per)), functools.partial(AutoClip, 60.0, 7), per)
 
 
+def test_every_number_of_a_memory_may_follow_a_schedule():
+    rising = lambda low, high: lambda step: low + (high - low) * step / 60  # noqa: E731
+    number = rising(20.0, 90.0)
+    check(novoclip.autoclip(number, window=7), lambda: AutoClip(number, 7), "tree")
+    z, decay, top, eps = rising(1.5, 3.0), rising(0.8, 0.99), rising(4.0, 6.0), rising(1e-3, 1.0)
+    rule = novoclip.zclip(z, decay=decay, warmup=9, max_norm=top, eps=eps, per="tensor")
+    check(rule, lambda: ZClip(z, decay, 9, top, "adaptive_scaling", eps), "tensor")
+    for form, oracle in (("inverse", InverseSecondMoment), ("proportional", ProportionalSecondMoment)):
+        threshold, b2 = rising(0.05, 2.0), rising(0.5, 0.99)
+        rule = novoclip.clip_by_second_moment(threshold, b2, form=form)
+        check(rule, lambda oracle=oracle, threshold=threshold, b2=b2: oracle(threshold, b2), "element")
+
+
 def test_autoclip_with_a_window_as_long_as_the_run_is_the_authors():
     check(novoclip.autoclip(10.0, window=60), functools.partial(AutoClip, 10.0, 10**9), "tree")
 
@@ -105,11 +118,11 @@ def test_second_moment_per_tensor_clips_numbers_at_a_limit_from_their_mean_squar
     gradients = storm()
     limits = {name: oracle(threshold, 0.9) for name in gradients[0]}
     expected = []
-    for gradient in gradients:
+    for step, gradient in enumerate(gradients):
         result = {}
         for name, leaf in gradient.items():
             rms = norm_of(leaf, "rms")
-            limit = limits[name](rms) if np.isfinite(rms) else 0.0
+            limit = limits[name](rms, step) if np.isfinite(rms) else 0.0
             result[name] = np.clip(np.nan_to_num(leaf), -limit, limit)
         expected.append(result)
     rule = novoclip.clip_by_second_moment(threshold, 0.9, per="tensor", form=form, count=True)

@@ -8,7 +8,7 @@ import optax
 
 from novoclip.arguments import Schedulable, check_integer, check_number, value_at
 from novoclip.clipping import clip
-from novoclip.limits import Limit
+from novoclip.limits import Limit, choose
 from novoclip.measure import Measure, resolve_measure
 
 
@@ -28,7 +28,8 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000)
     """Limit each block to a percentile of its own latest norms, the present one included.
 
     c_t = percentile({n_{t-window+1}, ..., n_t}, p), with linear interpolation. It learns
-    from norms before clipping, so that the limit cannot shrink by itself.
+    from norms before clipping, so that the limit cannot shrink by itself. Norms of 0 are
+    passed over; until there is another, the limit is infinite.
 
     Args:
       percentile: p in [0, 100]: a float, an array or a schedule.
@@ -60,17 +61,18 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000)
         return PercentileMemory(history, jnp.zeros(norms.shape, jnp.int32))
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, PercentileMemory]:
         del param_norms, extra
         slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, 0)
         history = jnp.where(slots == memory.slot[None], norms[None], memory.history)
-        filled = jnp.sum(history < jnp.inf, axis=0).astype(norms.dtype)
-        position = value_at(percentile, step, norms, "percentile") / 100 * (filled - 1)
+        memory = choose(norms > 0, PercentileMemory(history, (memory.slot + 1) % window), memory)
+        filled = jnp.sum(memory.history < jnp.inf, axis=0).astype(norms.dtype)
+        position = value_at(percentile, step, norms, "percentile") / 100 * jnp.maximum(filled - 1, 0)
         below, above = jnp.floor(position), jnp.ceil(position)
-        ordered = jnp.sort(history, axis=0)
+        ordered = jnp.sort(memory.history, axis=0)
         low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[None], axis=0)[0] for i in (below, above))
-        return low + (position - below) * (high - low), PercentileMemory(history, (memory.slot + 1) % window)
+        return jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf), memory
 
     return Limit(init, update)
 
@@ -87,7 +89,7 @@ def autoclip(
     """Clip at a percentile of the norms seen so far (AutoClip).
 
     u_t = g_t min(1, c_t / n_t), where c_t is the p-th percentile of the last `window`
-    norms before clipping, n_t included: the first step passes as it is.
+    norms before clipping that were not 0, n_t included: the first step passes as it is.
 
     Args:
       percentile: p in [0, 100]: a float, an array or a schedule. The authors' 10 clips nine
@@ -119,8 +121,9 @@ def autoclip(
       Seetharaman et al., `AutoClip: Adaptive gradient clipping for source separation
       networks <https://arxiv.org/abs/2007.14469>`_, 2020.
 
-    The package of the same name differs: thresholds per tensor, a quantile of 0.9, and the
-    present norm not included.
+    The authors keep norms of 0 too, after which a block that is rarely used hardly moves. The
+    package of the same name differs: thresholds per tensor, a quantile of 0.9, and the present
+    norm not included.
     """
     limit = percentile_of_history(percentile, window=window)
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

@@ -30,10 +30,11 @@ class SecondMomentMemory(NamedTuple):
 def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str = "inverse") -> Limit:
     """Limit each block by the running mean v of its squared norm.
 
-        v_t = b2 v_{t-1} + (1 - b2) n_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)      "inverse"
-        c_t = threshold sqrt(v_{t-1});  v_t from min(n_t, c_t), v = n^2 at first      "proportional"
+        v_t = b2 v_{t-1} + (1 - b2) n_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)         "inverse"
+        c_t = threshold sqrt(v_{t-1});  v_t = v_{t-1} + r (min(n_t, c_t)^2 - v_{t-1})    "proportional"
 
-    The limit is infinite where v is 0.
+    The limit is infinite where v is 0. In the proportional form r = max(1 - b2, 1 / t), a plain
+    mean at first, v begins with the first n_t^2 that is not 0, and norms of 0 are passed over.
 
     Args:
       threshold: at least 0. For "inverse" in squared gradient units; for "proportional" a
@@ -66,21 +67,24 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         return SecondMomentMemory(jnp.zeros(norms.shape, norms.dtype))
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, SecondMomentMemory]:
         del param_norms, extra
-        scale, decay = value_at(threshold, step, norms, "threshold"), value_at(b2, step, norms, "b2")
+        scale, rate = value_at(threshold, step, norms, "threshold"), 1 - value_at(b2, step, norms, "b2")
+        before = memory.root
 
-        def learn(size: jax.Array) -> jax.Array:
-            return hypotenuse(jnp.sqrt(decay) * memory.root, jnp.sqrt(1 - decay) * size)
+        def learn(size: jax.Array, rate: jax.Array) -> jax.Array:
+            return hypotenuse(jnp.sqrt(1 - rate) * before, jnp.sqrt(rate) * size)
 
         if form == "inverse":
-            root = learn(norms)
+            root = learn(norms, rate)
             limits = ratio(scale, jnp.where(root > 0, root, 1))
             return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root)
-        known = memory.root > 0
-        limits = jnp.where(known, scale * memory.root, jnp.inf)
-        return limits, SecondMomentMemory(jnp.where(known, learn(jnp.minimum(norms, limits)), norms))
+        limits = jnp.where(before > 0, scale * before, jnp.inf)
+        # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
+        learned = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / (step + 1).astype(rate.dtype)))
+        root = jnp.where(before > 0, learned, norms)
+        return limits, SecondMomentMemory(jnp.where(norms > 0, root, before))
 
     return Limit(init, update)
 
@@ -99,12 +103,14 @@ def clip_by_second_moment(
 
     u = sign(g) min(|g|, c_t) with
 
-        v_t = b2 v_{t-1} + (1 - b2) g_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)           "inverse"
-        c_t = threshold sqrt(v_{t-1});  v_t from the clipped gradient, v = g^2 at first    "proportional"
+        v_t = b2 v_{t-1} + (1 - b2) g_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)     "inverse"
+        c_t = threshold sqrt(v_{t-1});  v_t = v_{t-1} + r (u_t^2 - v_{t-1})          "proportional"
 
     and no limit where v is 0. In the inverse form a number is clipped when |g| sqrt(v) exceeds
     the threshold: it depends on the scale of the gradients, and v takes in a spike whole.
-    The proportional form depends on no scale and keeps spikes out of v.
+    The proportional form depends on no scale and keeps spikes out of v. Its rate r is
+    max(1 - b2, 1 / t), a plain mean at first; v begins with the first g^2 that is not 0, and
+    zeros are passed over.
 
     Args:
       threshold: at least 0, in squared gradient units ("inverse") or in deviations
@@ -151,7 +157,8 @@ def clip_by_second_moment(
     elements = resolve_measure("element")
     if per == "element":
         return clip(elements, limit, shape, nonfinite=nonfinite, count=count)
-    by_tensor = clip(resolve_measure("tensor", "rms"), limit, shape, nonfinite=nonfinite, count=False)
+    tensors = resolve_measure("tensor", "rms")
+    by_tensor = clip(tensors, limit, shape, nonfinite=nonfinite, count=False)
 
     def init(params: optax.Params) -> ClipState:
         state = by_tensor.init(params)
@@ -161,15 +168,17 @@ def clip_by_second_moment(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
         _, state = by_tensor.update(updates, state, params, **extra)
-        finite = jnp.isfinite(state.norms)
+        # Not from the state, whose dtype may be narrower than the gradients'.
+        finite = jnp.isfinite(tensors.norms(updates))
         bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
         sizes = elements.norms(updates)
         leaves = jax.tree.leaves(sizes)
         tree: Any = jax.tree.structure(sizes)
-        new = [new_norm(size, bounds[i], shape, nonfinite, elementwise=True) for i, size in enumerate(leaves)]
+        limits = [bounds[i].astype(size.dtype) for i, size in enumerate(leaves)]
+        new = [new_norm(*each, shape, nonfinite, elementwise=True) for each in zip(leaves, limits, strict=True)]
         if count:
             known = [jnp.where(finite[i], size, jnp.nan) for i, size in enumerate(leaves)]
-            state = advance_element_counts(state, known, list(bounds))
+            state = advance_element_counts(state, known, limits)
         return elements.rescale(updates, sizes, tree.unflatten(new)), state
 
     return optax.GradientTransformationExtraArgs(init, update)

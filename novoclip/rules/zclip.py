@@ -8,7 +8,7 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
 from novoclip.clipping import clip
-from novoclip.limits import Limit
+from novoclip.limits import Limit, choose
 from novoclip.measure import Measure, resolve_measure
 from novoclip.safe_math import hypotenuse, square_root
 
@@ -19,7 +19,7 @@ class ZScoreMemory(NamedTuple):
     """What `z_score` remembers of each block's norms.
 
     Attributes:
-      seen: int32, norms seen, at most `warmup`.
+      seen: int32, norms other than 0 that were seen, at most `warmup`.
       mean: their mean; exponential after the warm-up.
       deviation: the root of their population variance; exponential after the warm-up. The
         root, because one norm of 1e20 would leave the variance infinite.
@@ -37,7 +37,7 @@ def z_score(
     warmup: int = 25,
     max_norm: Schedulable = jnp.inf,
     mode: str = "adaptive_scaling",
-    eps: float = 1e-6,
+    eps: Schedulable = 1e-6,
 ) -> Limit:
     """Limit each block whose norm lies more than z_threshold deviations above its mean.
 
@@ -50,6 +50,7 @@ def z_score(
     and then learnt at that value e, other blocks at e = n: mean <- d mean + (1 - d) e, and with
     the new mean, variance <- d variance + (1 - d) (e - mean)^2. During the first `warmup`
     norms, whose mean and population variance are the initial values, only `max_norm` limits.
+    Norms of 0 are passed over.
 
     Args:
       z_threshold: deviations that are still usual, above 0: a float, an array or a schedule.
@@ -57,7 +58,7 @@ def z_score(
       warmup: norms to see before the first z-score.
       max_norm: an upper bound of the limit in the gradients' units; infinite by default.
       mode: one of the three above.
-      eps: added to the deviation.
+      eps: added to the deviation: a float, an array or a schedule.
 
     Returns:
       A Limit with a `ZScoreMemory`. For blocks that are not limited it reports where they would be.
@@ -81,7 +82,6 @@ def z_score(
     check_number("max_norm", max_norm)
     check_choice("mode", mode, MODES)
     check_number("eps", eps)
-    margin = 0.0 if mode == "percentile" else eps
 
     def init(norms: Any) -> ZScoreMemory:
         return ZScoreMemory(
@@ -89,9 +89,10 @@ def z_score(
         )
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, *, step: jax.Array, **extra: Any
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, ZScoreMemory]:
         del param_norms, extra
+        margin = 0.0 if mode == "percentile" else value_at(eps, step, norms, "eps")
         threshold = value_at(z_threshold, step, norms, "z_threshold")
         warm = memory.seen >= warmup
         deviation = memory.deviation
@@ -114,7 +115,7 @@ def z_score(
         surprise = square_root(jnp.abs(learned - mean)) * square_root(jnp.abs(residual))
         deviation = hypotenuse(square_root(1 - rate) * deviation, square_root(rate) * surprise)
         limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))
-        return limits, ZScoreMemory(seen, mean, deviation)
+        return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation), memory)
 
     return Limit(init, update)
 
@@ -126,7 +127,7 @@ def zclip(
     warmup: int = 25,
     max_norm: Schedulable = 1.0,
     mode: str = "adaptive_scaling",
-    eps: float = 1e-6,
+    eps: Schedulable = 1e-6,
     per: str | Measure = "tree",
     norm: str = "l2",
     shape: str = "hard",
@@ -146,7 +147,7 @@ def zclip(
       max_norm: an upper bound of the limit, in the gradients' units; `jnp.inf` for none.
       mode: "adaptive_scaling" (the further out, the lower the limit), "mean" or "percentile"
         (the mean plus z_threshold deviations).
-      eps: added to the deviation.
+      eps: added to the deviation: a float, an array or a schedule.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
       norm: "l1", "l2", "max" or "rms".
       shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
@@ -173,7 +174,8 @@ def zclip(
       Kumar et al., `ZClip: Adaptive spike mitigation for LLM pre-training
       <https://arxiv.org/abs/2504.02507>`_, 2025.
 
-    The authors' code divides by n + 1e-6 when it scales, and lacks per-tensor limits.
+    The authors' code divides by n + 1e-6 when it scales, learns norms of 0, and has no limits
+    per tensor.
     """
     limit = z_score(z_threshold, decay=decay, warmup=warmup, max_norm=max_norm, mode=mode, eps=eps)
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

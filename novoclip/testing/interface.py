@@ -54,7 +54,7 @@ def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
 
 def leaves_without_numbers_pass(subject: Subject) -> None:
     """None, MaskedNode, float0, empty trees and empty leaves come back as they were."""
-    extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3))}
+    extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3), jnp.float32)}
     params = random_tree() | extras | {"steps": jnp.zeros(2, jnp.int32)}
     gradients = random_tree(1) | extras | {"steps": np.zeros(2, jax.dtypes.float0)}
     updates, _ = subject.update(gradients, subject.init(params), params)

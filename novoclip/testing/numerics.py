@@ -11,6 +11,7 @@ from novoclip.testing.subject import Subject, dtypes, random_tree, true_norms
 # Sizes whose norms float32 (and bfloat16) can hold, and float16's own range.
 SCALES = (1.0, 1e30, 1e-30)
 HALF_SCALES = (1.0, 1e4, 1e-6)
+DOUBLE_SCALES = (1.0, 1e200, 1e-250)
 
 
 def norms_are_those_of_float64(subject: Subject) -> None:
@@ -41,6 +42,18 @@ def the_bound_is_honoured(subject: Subject) -> None:
             # Subnormal results are excepted: what is below the smallest normal number may round up.
             tiny = float(jnp.finfo(dtype).tiny) * 64
             assert np.all(after <= bound * slack + tiny), f"{dtype}: norms {after} exceed {bound}"
+
+
+def sudden_gradients_are_made_smaller(subject: Subject) -> None:
+    """A gradient a million times larger than the ones before is reduced in every block."""
+    params = random_tree()
+    state = subject.init(params)
+    for seed in (1, 2, 3):
+        _, state = subject.update(random_tree(seed), state, params)
+    spike = random_tree(4, scale=1e6)
+    updates, _ = subject.update(spike, state, params)
+    before, after = (true_norms(tree, subject.per, subject.norm) for tree in (spike, updates))
+    assert np.all(after < 0.999 * before), f"norms {before} became {after}"
 
 
 def gradients_within_the_limit_are_untouched(subject: Subject) -> None:
@@ -83,6 +96,30 @@ def derivatives_are_finite(subject: Subject) -> None:
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found)), f"at {scale}: {found}"
 
 
+def derivatives_are_those_of_differences(subject: Subject) -> None:
+    """The derivative of the update along a direction is what central differences give."""
+    double = jnp.array(0.0).dtype == jnp.float64
+    step, tolerance = (1e-5, 1e-6) if double else (3e-3, 2e-2)
+    dtype = jnp.float64 if double else jnp.float32
+    params = random_tree(dtype=dtype)
+    _, state = subject.update(random_tree(1, dtype), subject.init(params), params)
+    at, along = random_tree(2, dtype, 3.0), random_tree(3, dtype)
+
+    @jax.jit
+    def moved(by: jax.Array) -> jax.Array:
+        gradients = jax.tree.map(lambda leaf, direction: leaf + by * direction, at, along)
+        updates, _ = subject.update(gradients, state, params)
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(updates)])
+
+    zero = jnp.zeros((), dtype)
+    _, found = jax.jvp(moved, (zero,), (jnp.ones((), dtype),))
+    backward = jax.jacrev(moved)(zero)
+    expected = (np.asarray(moved(zero + step)) - np.asarray(moved(zero - step))) / (2 * step)
+    scale = np.max(np.abs(expected)) + 1
+    np.testing.assert_allclose(found, expected, atol=tolerance * scale, rtol=0)
+    np.testing.assert_allclose(backward, found, atol=1e-5 * scale, rtol=0)
+
+
 def complex_gradients_keep_their_phase(subject: Subject) -> None:
     """Complex numbers are multiplied by real factors, and measured by modulus."""
     real, imaginary = random_tree(1), random_tree(2)
@@ -112,12 +149,21 @@ def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
         if not isinstance(state.clipped, tuple):
             assert int(after.clipped) == int(state.clipped), "clipped moved"
             assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
+    _no_complex_infinity_passes(subject)
     one_bad = random_tree(2)
     updates, _ = subject.update(one_bad | {"bias": one_bad["bias"].at[1].set(jnp.nan)}, state, params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), "one NaN spread"
     if subject.per in ("tensor", "unit", "element"):
         clean, _ = subject.update(one_bad, state, params)
         np.testing.assert_array_equal(updates["kernel"], clean["kernel"])
+
+
+def _no_complex_infinity_passes(subject: Subject) -> None:
+    params = random_tree(dtype=jnp.complex64)
+    for bad in (complex(np.inf, 1.0), complex(1.0, -np.inf), complex(np.nan, 1.0)):
+        broken = jax.tree.map(lambda leaf, bad=bad: jnp.full_like(leaf, bad), params)
+        updates, _ = subject.update(broken, subject.init(params), params)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), f"{bad} became {updates}"
 
 
 def records_change_nothing(subject: Subject) -> None:
@@ -130,7 +176,8 @@ def records_change_nothing(subject: Subject) -> None:
 
 
 def _cases() -> list[tuple[Any, float]]:
-    return [(dtype, scale) for dtype in dtypes() for scale in (HALF_SCALES if dtype == jnp.float16 else SCALES)]
+    scales = {jnp.float16: HALF_SCALES, jnp.float64: DOUBLE_SCALES}
+    return [(dtype, scale) for dtype in dtypes() for scale in scales.get(dtype, SCALES)]
 
 
 def _slack(dtype: Any) -> float:

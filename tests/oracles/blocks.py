@@ -55,13 +55,13 @@ def new_norm(n, c, shape):
 def clipped(gradients, new_limit, blocks, norm="l2", shape="hard"):
     """Yield the clipped gradient of each step; `new_limit()` makes a block's own limit."""
     limits = [new_limit() for _ in blocks]
-    for gradient in gradients:
+    for step, gradient in enumerate(gradients):
         result = {name: leaf.copy() for name, leaf in gradient.items()}
         for block, limit in zip(blocks, limits, strict=True):
             n = norm_of(np.concatenate([np.ravel(gradient[name][index]) for name, index in block]), norm)
             factor = 0.0
             if math.isfinite(n):
-                new = new_norm(n, limit(n), shape)
+                new = new_norm(n, limit(n, step), shape)
                 factor = new / n if n > 0 else 1.0
             for name, index in block:
                 result[name][index] = gradient[name][index] * factor if factor else 0.0

@@ -1,58 +1,76 @@
-"""Limits of one block in plain Python: each call takes the norm of a step and returns its limit."""
+"""Limits of one block in plain Python: each call takes the norm of a step and returns its limit.
+
+Every number may be a function of the step, which counts from 0. A norm that is not finite is no
+step for a memory, but it is one for the functions.
+"""
 
 import math
 
 import numpy as np
 
 
+def at(value, step):
+    return value(step) if callable(value) else value
+
+
 class Constant:
     def __init__(self, value):
         self.value = value
 
-    def __call__(self, n):
-        return self.value
+    def __call__(self, n, step):
+        return at(self.value, step)
 
 
 class AutoClip:
-    """Seetharaman et al., 2020: append the norm, then take a percentile of all."""
+    """Seetharaman et al., 2020: append the norm, then take a percentile of all. Zeros are passed over."""
 
     def __init__(self, percentile, window):
         self.percentile, self.window, self.history = percentile, window, []
 
-    def __call__(self, n):
-        self.history.append(n)
-        return np.percentile(self.history[-self.window :], self.percentile)
+    def __call__(self, n, step):
+        if n > 0:
+            self.history.append(n)
+        if not self.history:
+            return math.inf
+        return np.percentile(self.history[-self.window :], at(self.percentile, step))
 
 
 class ZClip:
-    """Kumar et al., 2025: norms collected first, then exponential moments of what was let through."""
+    """Kumar et al., 2025: norms collected first, then exponential moments of what was let through.
+
+    Zeros are passed over.
+    """
 
     def __init__(self, z_threshold=2.5, decay=0.97, warmup=25, max_norm=math.inf, mode="adaptive_scaling", eps=1e-6):
         self.z_threshold, self.decay, self.warmup, self.max_norm = z_threshold, decay, warmup, max_norm
         self.mode, self.eps, self.collected = mode, eps, []
 
-    def __call__(self, n):
+    def __call__(self, n, step):
+        if n == 0:
+            return 0.0
+        z_threshold, decay = at(self.z_threshold, step), at(self.decay, step)
+        max_norm, eps = at(self.max_norm, step), at(self.eps, step)
         if len(self.collected) < self.warmup:
             self.collected.append(n)
             if len(self.collected) == self.warmup:
                 self.mean = sum(self.collected) / self.warmup
                 self.variance = sum((x - self.mean) ** 2 for x in self.collected) / self.warmup
-            return self.max_norm
+            return max_norm
         deviation = math.sqrt(self.variance)
         limit = None
         if self.mode == "percentile":
-            threshold = self.mean + self.z_threshold * deviation
+            threshold = self.mean + z_threshold * deviation
             limit = threshold if n > threshold else None
         else:
-            z = (n - self.mean) / (deviation + self.eps)
-            if z > self.z_threshold:
+            z = (n - self.mean) / (deviation + eps)
+            if z > z_threshold:
                 limit = self.mean
                 if self.mode == "adaptive_scaling":
-                    limit += self.z_threshold * deviation / (z / self.z_threshold)
+                    limit += z_threshold * deviation / (z / z_threshold)
         let_through = n if limit is None else limit
-        self.mean = self.decay * self.mean + (1 - self.decay) * let_through
-        self.variance = self.decay * self.variance + (1 - self.decay) * (let_through - self.mean) ** 2
-        return min(let_through, self.max_norm)
+        self.mean = decay * self.mean + (1 - decay) * let_through
+        self.variance = decay * self.variance + (1 - decay) * (let_through - self.mean) ** 2
+        return min(let_through, max_norm)
 
 
 class InverseSecondMoment:
@@ -61,21 +79,27 @@ class InverseSecondMoment:
     def __init__(self, threshold, b2):
         self.threshold, self.b2, self.v = threshold, b2, 0.0
 
-    def __call__(self, n):
-        self.v = self.b2 * self.v + (1 - self.b2) * n**2
-        return self.threshold / math.sqrt(self.v) if self.v > 0 else math.inf
+    def __call__(self, n, step):
+        b2 = at(self.b2, step)
+        self.v = b2 * self.v + (1 - b2) * n**2
+        return at(self.threshold, step) / math.sqrt(self.v) if self.v > 0 else math.inf
 
 
 class ProportionalSecondMoment:
-    """k sqrt(v) with v of before, seeded with the first n that is not 0, then fed min(n, limit)."""
+    """k sqrt(v) with v of before, seeded with the first n that is not 0, then fed min(n, limit).
+
+    v is a plain mean while 1 / t is above 1 - b2. Zeros are passed over.
+    """
 
     def __init__(self, threshold, b2):
         self.threshold, self.b2, self.v = threshold, b2, 0.0
 
-    def __call__(self, n):
+    def __call__(self, n, step):
         if self.v == 0:
             self.v = n**2
             return math.inf
-        limit = self.threshold * math.sqrt(self.v)
-        self.v = self.b2 * self.v + (1 - self.b2) * min(n, limit) ** 2
+        limit = at(self.threshold, step) * math.sqrt(self.v)
+        if n > 0:
+            rate = max(1 - at(self.b2, step), 1 / (step + 1))
+            self.v = (1 - rate) * self.v + rate * min(n, limit) ** 2
         return limit

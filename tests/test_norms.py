@@ -102,8 +102,15 @@ def test_a_step_makes_no_copy_of_the_gradients(rule):
     assert step_memory(rule) <= step_memory(optax.identity()) + 0.01
 
 
-def test_optax_makes_one():
-    assert step_memory(optax.clip_by_global_norm(1.0)) >= step_memory(optax.identity()) + 0.99
+@pytest.mark.parametrize("rule", [novoclip.clip_by_global_norm(1.0), novoclip.clip_by_value(1.0), novoclip.autoclip()])
+def test_a_step_makes_one_copy_of_bfloat16_gradients(rule):
+    assert step_memory(rule, "bfloat16") <= step_memory(optax.identity(), "bfloat16") + 1.01
+
+
+def test_optax_makes_one_and_two():
+    for dtype, copies in (("float32", 1), ("bfloat16", 2)):
+        more = step_memory(optax.clip_by_global_norm(1.0), dtype) - step_memory(optax.identity(), dtype)
+        assert more >= copies - 0.01
 
 
 @pytest.mark.parametrize(("gradient", "turns"), [(1.0, 1), (0.0, 1), (1e20, 3), (1e-30, 3)])

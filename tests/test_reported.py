@@ -82,6 +82,13 @@ def test_norms_are_scaled_by_more_than_a_number_can_hold(size, scale):
     np.testing.assert_allclose(updates, [0.6 * scale, 0.8 * scale], rtol=1e-6)
 
 
+def test_zeros_stay_zeros_under_a_factor_beyond_all_numbers():
+    updates = once(novoclip.normalize_by_norm(3e37), jnp.array([2e-9, 0.0], jnp.float32))
+    assert np.all(np.isfinite(updates))
+    assert updates[0] > 1e28
+    assert updates[1] == 0
+
+
 def test_a_norm_beyond_float16_gives_its_largest_number():
     updates = once(novoclip.normalize_by_norm(1e5), jnp.array([1.0, 1e-3], jnp.float16))
     np.testing.assert_array_equal(updates[0], np.float16(65504))
@@ -104,8 +111,8 @@ DOUBLE = {
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rule", DOUBLE.values(), ids=DOUBLE.keys())
 def test_gradients_may_be_wider_than_the_parameters(rule):
-    params = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(3, jnp.float64)}
-    for params in (params, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)):
+    mixed = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(3, jnp.float64)}
+    for params in (mixed, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), mixed)):
         state = rule.init(params)
         types = jax.tree.map(jnp.result_type, state)
         for size in (1.0, 5e100, 2.0):

@@ -10,6 +10,7 @@ import pytest
 
 import novoclip
 from novoclip.catalog import CATALOG
+from novoclip.testing import check_contract
 from novoclip.testing.subject import random_tree
 from tests.cases import CASES
 
@@ -128,6 +129,11 @@ def test_wrong_counts_raise(name, value):
     rule = novoclip.autoclip if name == "window" else novoclip.zclip
     with pytest.raises(ValueError if value == 0 and value is not False else TypeError, match=name):
         rule(**{name: value})
+
+
+def test_the_contract_takes_subjects():
+    with pytest.raises(TypeError, match=r"subject must be a Subject, such as Subject\(transform"):
+        check_contract(novoclip.clip_by_global_norm(1.0))
 
 
 def test_groups_and_units_name_what_is_wrong():

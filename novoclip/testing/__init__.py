@@ -70,8 +70,12 @@ def check_contract(subject: Subject) -> None:
       subject: a transform, and what it promises.
 
     Raises:
+      TypeError: if `subject` is no Subject.
       AssertionError: naming the check that failed.
     """
+    if not isinstance(subject, Subject):
+        msg = f"subject must be a Subject, such as Subject(transform, per='tree'); got {subject!r}"
+        raise TypeError(msg)
     for check in CHECKS:
         if check.applies(subject):
             try:

@@ -33,6 +33,8 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | np.generic | jax.Array):
         msg = f"{name} must be {allowed}; got {value!r}"
         raise TypeError(msg)
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = float(value)  # a Fraction, or an integer beyond int32
     dtype = jnp.result_type(value)
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         msg = f"{name} must be {allowed}; got dtype {dtype}"
@@ -60,6 +62,13 @@ def check_integer(name: str, value: Any, *, low: int) -> None:
         raise ValueError(msg)
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True, False or None."""
+    if not (value is None or isinstance(value, bool)):
+        msg = f"{name} must be True or False; got {value!r}"
+        raise TypeError(msg)
+
+
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise unless `value` is one of the `allowed` strings."""
     names = ", ".join(repr(choice) for choice in allowed)
@@ -73,8 +82,15 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
     """Return a number, or a schedule's value at `step`, broadcast to `like`."""
-    number = jnp.asarray(value(step) if callable(value) else value).astype(like.dtype)
+    number = value(step) if callable(value) else value
+    number = jnp.asarray(number if hasattr(number, "dtype") else float(number)).astype(like.dtype)
     if number.ndim and number.shape != like.shape:
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
     return jnp.broadcast_to(number, like.shape)
+
+
+def rate_at(decay: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
+    """Return 1 - decay as `value_at` does; a decay that is NaN counts as 1, so that no memory takes it in."""
+    rate = 1 - value_at(decay, step, like, name)
+    return jnp.where(jnp.isnan(rate), 0, rate)

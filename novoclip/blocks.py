@@ -18,21 +18,21 @@ NORMS = ("l1", "l2", "max", "rms")
 class _Range(NamedTuple):
     """Powers of two by which numbers are multiplied, exactly, before they are squared.
 
-    The usual one leaves the sum of squares in range for norms from 6e-33 to 7e5 (float64:
-    6e-275 to 2e33): exactly zero blocks are common, and must not cost a second pass.
+    The usual one leaves the sum of squares in range for norms from 2e-24 to 1e6 (float64:
+    1e-265 to 5e33): exactly zero blocks are common, and must not cost a second pass.
     """
 
     usual: float
     for_large: float
     for_small: float
     small: float  # a sum of squares below which some may have been lost
-    far: float  # norms above this, or below its inverse, are rescaled in two steps
-    shift: float  # the first of them: its inverse, or this
+    far: float  # quotients above this, or below its inverse, are multiplied in two steps
+    shift: float  # the first of them, or its inverse
 
 
 _RANGES = {
-    32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**30, 2.0**70),
-    64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**300, 2.0**600),
+    32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100),
+    64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900),
 }
 
 
@@ -146,34 +146,33 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
     Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
     """
-    old, new = (jnp.asarray(x).astype(jnp.promote_types(old.dtype, new.dtype)) for x in (old, new))
     usable = jnp.isfinite(old) & (old > 0)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
-    shift = _shift(size)
+    shift = _shift(jnp.where(usable, new / size, 1))
     factor = jnp.where(usable, ratio(new, size * shift), 1)
     factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
     shifts, factors = (split(lax.optimization_barrier(x), leaves, layout) for x in (shift, factor))
     return [_multiply(*each) for each in zip(leaves, shifts, factors, strict=True)]
 
 
-def _shift(size: jax.Array) -> jax.Array:
-    """Return the power of two that brings a norm near 1, so that new / norm is in range; 1 for most."""
-    ranges = _RANGES[jnp.finfo(size.dtype).bits]
-    return jnp.where(size > ranges.far, 1 / ranges.shift, jnp.where(size < 1 / ranges.far, ranges.shift, 1.0)).astype(
-        size.dtype
-    )
+def _shift(quotient: jax.Array) -> jax.Array:
+    """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
+    ranges = _RANGES[jnp.finfo(quotient.dtype).bits]
+    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
+    return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
 
 
 def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
-    dtype = accumulation_dtype(leaf.dtype)
+    # The factor of a float32 leaf beside float64 ones may be beyond float32.
+    dtype = jnp.promote_types(accumulation_dtype(leaf.dtype), factor.dtype)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
     if jnp.finfo(leaf.dtype).bits < 32:
         # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of every leaf.
         leaf, factor = lax.optimization_barrier((leaf, factor))
     scaled = leaf.astype(dtype) * shift.astype(dtype) * factor.astype(dtype)
-    if jnp.finfo(leaf.dtype).bits < 32:
+    if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
         scaled = jnp.where(jnp.isinf(leaf), scaled, jnp.clip(scaled, -largest, largest))
     return jnp.where(factor == 0, jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))

@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_choice
+from novoclip.arguments import check_choice, check_flag
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
 from novoclip.measure import PER, Measure, is_measured, path_name, resolve_measure
 from novoclip.shapes import SHAPES
@@ -42,7 +42,12 @@ class ClipState(NamedTuple):
 
 
 def clip(
-    measure: str | Measure, limit: Limit, shape: str = "hard", *, nonfinite: str = "zero", count: bool | None = None
+    measure: str | Measure,
+    limit: Limit | None = None,
+    shape: str = "hard",
+    *,
+    nonfinite: str = "zero",
+    count: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Make a clipping rule of three independent answers.
 
@@ -59,7 +64,7 @@ def clip(
       nonfinite: "zero" sets a block whose norm is not finite (or whose limit is NaN, which
         a schedule may return) to zero and leaves that block's memory as it was; "propagate"
         passes the block on, and leaves the memory likewise. Per element, an infinity is
-        clipped like any large number.
+        clipped like any large number (and counts as not finite where there is no limit).
       count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
         element, where it takes one more pass over the gradients.
 
@@ -69,7 +74,7 @@ def clip(
     Raises:
       TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
       ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
-        parameters and they are absent, or gradients and parameters differ in structure.
+        parameters and they are absent, or the number of blocks differs from that in `init`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,7 +85,10 @@ def clip(
       >>> print(updates["a"], updates["b"], state.norms)
       [0.6 0.8] [0.5] [5.  0.5]
     """
-    _check_answers(measure, limit, shape, nonfinite)
+    limit = _checked_limit(measure, limit)
+    check_choice("shape", shape, tuple(SHAPES))
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    check_flag("count", count)
     measure = resolve_measure(measure)
     blockwise = not measure.elementwise
     counting = blockwise if count is None else count
@@ -113,7 +121,7 @@ def clip(
             norms = measure.norms(updates)
         if blockwise:
             _check_blocks(norms, state.norms)
-        sizes = measure.norms(_required(params)) if limit.needs_params else None
+        sizes = _sizes(measure, params, norms) if limit.needs_params else None
         limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
         rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
         state = state._replace(steps=_count_up(state.steps, jnp.array(True)), memory=memory)
@@ -176,7 +184,7 @@ def _count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
-def _check_answers(measure: Any, limit: Any, shape: Any, nonfinite: Any) -> None:
+def _checked_limit(measure: Any, limit: Any) -> Limit:
     if not isinstance(measure, str | Measure):
         msg = (
             f"measure must be a Measure or one of {', '.join(PER)}; got {measure!r}. "
@@ -186,15 +194,19 @@ def _check_answers(measure: Any, limit: Any, shape: Any, nonfinite: Any) -> None
     if not isinstance(limit, Limit):
         msg = f"limit must be a Limit, such as constant(1.0); got {limit!r}"
         raise TypeError(msg)
-    check_choice("shape", shape, tuple(SHAPES))
-    check_choice("nonfinite", nonfinite, NONFINITE)
+    return limit
 
 
-def _required(params: optax.Params | None) -> optax.Params:
+def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
     if params is None:
         msg = "this rule's limits depend on the parameters: call update(updates, state, params)"
         raise ValueError(msg)
-    return params
+    sizes = measure.norms(params)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (sizes, norms)]
+    if shapes[0] != shapes[1]:
+        msg = f"the parameters have blocks of shape {shapes[0]}, the gradients {shapes[1]}"
+        raise ValueError(msg)
+    return sizes
 
 
 def _reject_integers(updates: optax.Updates) -> None:

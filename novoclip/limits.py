@@ -84,7 +84,7 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def kept_where_not_finite(limit: Limit) -> Limit:
-    """Return the Limit that learns nothing where a norm is not finite, and never NaN.
+    """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs.
@@ -103,10 +103,7 @@ def kept_where_not_finite(limit: Limit) -> Limit:
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
-        # A schedule may return NaN.
-        learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
-        limits = jnp.maximum(limits, 0).astype(norms.dtype)
-        return limits, choose(finite & ~jnp.isnan(limits), learned, memory)
+        return jnp.maximum(limits, 0).astype(norms.dtype), choose(finite & ~jnp.isnan(limits), learned, memory)
 
     return Limit(init, update, limit.needs_params)
 

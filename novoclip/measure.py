@@ -206,8 +206,8 @@ def _replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.U
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             return _replace_modulus(leaf, before, after)
         # A limit beyond the leaf's range must not turn a clipped infinity back into one.
-        after = jnp.minimum(after, jnp.asarray(jnp.finfo(leaf.dtype).max, after.dtype))
-        wide = jnp.copysign(after, leaf.astype(after.dtype)).astype(leaf.dtype)
+        held = jnp.minimum(after, jnp.asarray(jnp.finfo(leaf.dtype).max, after.dtype))
+        wide = jnp.copysign(held, leaf.astype(after.dtype)).astype(leaf.dtype)
         # Unchanged numbers come back bit for bit, and with a derivative of 1, at 0 too.
         return jnp.where(before == after, leaf, wide)
 

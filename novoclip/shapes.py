@@ -35,8 +35,8 @@ def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
     def shape(norm: jax.Array, limit: jax.Array) -> jax.Array:
         usable = (limit > 0) & (limit < jnp.inf)
         safe = jnp.where(usable, limit, 1)
-        # A ratio of 1e9 has reached 1 in float64 too; beyond, squares would overflow.
-        return jnp.where(usable, safe * curve(jnp.minimum(ratio(norm, safe), 1e9)), jnp.minimum(norm, limit))
+        # At a ratio of 1e18 every curve has reached 1 in float64 too; beyond, squares would overflow.
+        return jnp.where(usable, safe * curve(jnp.minimum(ratio(norm, safe), 1e18)), jnp.minimum(norm, limit))
 
     return shape
 

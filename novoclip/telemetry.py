@@ -60,9 +60,10 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
     Returns:
       A flat dict of scalars. `clip/steps`, `clip/fraction`, `clip/clipped` and
-      `clip/nonfinite` are the state's (per element only `clip/steps`, unless counted); a rule with one block adds `clip/norm` and
-      `clip/limit`, one with many `clip/norm_mean`, `clip/norm_max`, `clip/limit_mean`,
-      `clip/limit_max`. With several rules, the place of each in the tree stands between:
+      `clip/nonfinite` are the state's (per element only `clip/steps`, unless counting was
+      asked for); a rule with one block adds `clip/norm` and `clip/limit`, one with many
+      `clip/norm_mean`, `clip/norm_max`, `clip/limit_mean`, `clip/limit_max`. With several rules,
+      the place of each in the tree stands between:
       `clip/0/norm`. Empty if there is no rule.
 
     Example:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
 from novoclip.clipping import ClipState, advance_element_counts, clip, new_norm, start_counts
-from novoclip.limits import Limit
+from novoclip.limits import Limit, choose
 from novoclip.measure import resolve_measure
 from novoclip.safe_math import hypotenuse, ratio
 
@@ -22,9 +22,11 @@ class SecondMomentMemory(NamedTuple):
     Attributes:
       root: `(*blocks)`, sqrt(v). The root, because v itself overflows at norms that can be
         represented: one gradient of 1e20 would leave v infinite for good.
+      seen: int32 `(*blocks)`, norms other than 0 that it learned from; `()` for "inverse".
     """
 
     root: jax.Array
+    seen: Any
 
 
 def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str = "inverse") -> Limit:
@@ -34,11 +36,11 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         c_t = threshold sqrt(v_{t-1});  v_t = v_{t-1} + r (min(n_t, c_t)^2 - v_{t-1})    "proportional"
 
     The limit is infinite where v is 0. In the proportional form r = max(1 - b2, 1 / t), a plain
-    mean at first, v begins with the first n_t^2 that is not 0, and norms of 0 are passed over.
+    mean at first, and norms of 0 are passed over: t counts the others.
 
     Args:
-      threshold: at least 0. For "inverse" in squared gradient units; for "proportional" a
-        number of deviations. A float, an array or a schedule.
+      threshold: for "inverse" at least 0, in squared gradient units; for "proportional" a
+        number of deviations, at least 1. A float, an array or a schedule.
       b2: decay of v in [0, 1]: a float, an array or a schedule.
       form: one of the two above.
 
@@ -59,18 +61,20 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
       inf
       6.0
     """
-    check_number("threshold", threshold)
-    check_number("b2", b2, high=1.0)
     check_choice("form", form, FORMS)
+    # Below 1 the limit would fall at every step, towards 0.
+    check_number("threshold", threshold, low=1.0 if form == "proportional" else 0.0)
+    check_number("b2", b2, high=1.0)
 
     def init(norms: Any) -> SecondMomentMemory:
-        return SecondMomentMemory(jnp.zeros(norms.shape, norms.dtype))
+        seen = jnp.zeros(norms.shape, jnp.int32) if form == "proportional" else ()
+        return SecondMomentMemory(jnp.zeros(norms.shape, norms.dtype), seen)
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, SecondMomentMemory]:
         del param_norms, extra
-        scale, rate = value_at(threshold, step, norms, "threshold"), 1 - value_at(b2, step, norms, "b2")
+        scale, rate = value_at(threshold, step, norms, "threshold"), rate_at(b2, step, norms, "b2")
         before = memory.root
 
         def learn(size: jax.Array, rate: jax.Array) -> jax.Array:
@@ -79,12 +83,12 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         if form == "inverse":
             root = learn(norms, rate)
             limits = ratio(scale, jnp.where(root > 0, root, 1))
-            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root)
-        limits = jnp.where(before > 0, scale * before, jnp.inf)
+            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root, ())
+        limits = jnp.where(memory.seen > 0, scale * before, jnp.inf)
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
-        learned = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / (step + 1).astype(rate.dtype)))
-        root = jnp.where(before > 0, learned, norms)
-        return limits, SecondMomentMemory(jnp.where(norms > 0, root, before))
+        seen = memory.seen + (memory.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
+        root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
+        return limits, choose(norms > 0, SecondMomentMemory(root, seen), memory)
 
     return Limit(init, update)
 
@@ -109,12 +113,11 @@ def clip_by_second_moment(
     and no limit where v is 0. In the inverse form a number is clipped when |g| sqrt(v) exceeds
     the threshold: it depends on the scale of the gradients, and v takes in a spike whole.
     The proportional form depends on no scale and keeps spikes out of v. Its rate r is
-    max(1 - b2, 1 / t), a plain mean at first; v begins with the first g^2 that is not 0, and
-    zeros are passed over.
+    max(1 - b2, 1 / t), a plain mean at first, and zeros are passed over: t counts the others.
 
     Args:
-      threshold: at least 0, in squared gradient units ("inverse") or in deviations
-        ("proportional"): a float, an array or a schedule.
+      threshold: at least 0, in squared gradient units ("inverse"), or at least 1, in
+        deviations ("proportional"): a float, an array or a schedule.
       b2: decay of v in [0, 1]: a float, an array or a schedule.
       per: "element" keeps one v a number, "tensor" one a leaf, from the mean of g^2; either
         way, numbers are clipped. In the proportional form the latter learns from
@@ -154,6 +157,7 @@ def clip_by_second_moment(
     """
     limit = second_moment(threshold, b2=b2, form=form)
     check_choice("per", per, GRANULARITIES)
+    check_flag("count", count)
     elements = resolve_measure("element")
     if per == "element":
         return clip(elements, limit, shape, nonfinite=nonfinite, count=count)

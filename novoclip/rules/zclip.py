@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure, resolve_measure
@@ -109,7 +109,7 @@ def z_score(
         learned = jnp.where(spike, replacement, norms)
         seen = jnp.minimum(memory.seen + 1, warmup)
         # Welford's running mean and variance while warming up.
-        rate = jnp.where(warm, 1 - value_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
+        rate = jnp.where(warm, rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (learned - memory.mean)
         residual = jnp.where(warm, learned - mean, learned - memory.mean)
         surprise = square_root(jnp.abs(learned - mean)) * square_root(jnp.abs(residual))

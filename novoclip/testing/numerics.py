@@ -45,15 +45,16 @@ def the_bound_is_honoured(subject: Subject) -> None:
 
 
 def sudden_gradients_are_made_smaller(subject: Subject) -> None:
-    """A gradient a million times larger than the ones before is reduced in every block."""
-    params = random_tree()
-    state = subject.init(params)
-    for seed in (1, 2, 3):
-        _, state = subject.update(random_tree(seed), state, params)
-    spike = random_tree(4, scale=1e6)
-    updates, _ = subject.update(spike, state, params)
-    before, after = (true_norms(tree, subject.per, subject.norm) for tree in (spike, updates))
-    assert np.all(after < 0.999 * before), f"norms {before} became {after}"
+    """A gradient ten thousand times larger than the ones before is reduced in every block."""
+    for dtype in dtypes():
+        params = random_tree(dtype=dtype)
+        state = subject.init(params)
+        for seed in (1, 2, 3):
+            _, state = subject.update(random_tree(seed, dtype), state, params)
+        spike = random_tree(4, dtype, 1e4)
+        updates, _ = subject.update(spike, state, params)
+        before, after = (true_norms(tree, subject.per, subject.norm) for tree in (spike, updates))
+        assert np.all(after < 0.999 * before), f"{dtype}: norms {before} became {after}"
 
 
 def gradients_within_the_limit_are_untouched(subject: Subject) -> None:
@@ -128,7 +129,7 @@ def complex_gradients_keep_their_phase(subject: Subject) -> None:
     for before, after in zip(jax.tree.leaves(gradients), jax.tree.leaves(updates), strict=True):
         ratio = np.asarray(after) / np.asarray(before)
         np.testing.assert_allclose(ratio.imag, 0, atol=1e-6)
-        assert np.all(ratio.real >= 0), "a phase turned round"
+        assert np.all(ratio.real > 0) or subject.shape == "drop", "a phase turned round, or a number was lost"
     if subject.per != "element":
         np.testing.assert_allclose(state.norms, true_norms(gradients, subject.per, subject.norm), rtol=1e-6)
 
@@ -149,7 +150,7 @@ def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
         if not isinstance(state.clipped, tuple):
             assert int(after.clipped) == int(state.clipped), "clipped moved"
             assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
-    _no_complex_infinity_passes(subject)
+    _no_dtype_lets_it_pass(subject)
     one_bad = random_tree(2)
     updates, _ = subject.update(one_bad | {"bias": one_bad["bias"].at[1].set(jnp.nan)}, state, params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), "one NaN spread"
@@ -158,7 +159,12 @@ def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
         np.testing.assert_array_equal(updates["kernel"], clean["kernel"])
 
 
-def _no_complex_infinity_passes(subject: Subject) -> None:
+def _no_dtype_lets_it_pass(subject: Subject) -> None:
+    for dtype in dtypes():
+        params = random_tree(1, dtype)
+        broken = params | {"bias": jnp.full_like(params["bias"], jnp.nan)}
+        updates, _ = subject.update(broken, subject.init(params), params)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), f"{dtype}: NaN became {updates}"
     params = random_tree(dtype=jnp.complex64)
     for bad in (complex(np.inf, 1.0), complex(1.0, -np.inf), complex(np.nan, 1.0)):
         broken = jax.tree.map(lambda leaf, bad=bad: jnp.full_like(leaf, bad), params)

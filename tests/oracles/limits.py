@@ -92,14 +92,12 @@ class ProportionalSecondMoment:
     """
 
     def __init__(self, threshold, b2):
-        self.threshold, self.b2, self.v = threshold, b2, 0.0
+        self.threshold, self.b2, self.v, self.seen = threshold, b2, 0.0, 0
 
     def __call__(self, n, step):
-        if self.v == 0:
-            self.v = n**2
-            return math.inf
-        limit = at(self.threshold, step) * math.sqrt(self.v)
+        limit = at(self.threshold, step) * math.sqrt(self.v) if self.seen else math.inf
         if n > 0:
-            rate = max(1 - at(self.b2, step), 1 / (step + 1))
+            self.seen += 1
+            rate = max(1 - at(self.b2, step), 1 / self.seen)
             self.v = (1 - rate) * self.v + rate * min(n, limit) ** 2
         return limit

@@ -65,7 +65,7 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     be represented; only one outside the usual range costs more passes. A block counts as zero
     if all its numbers are under 6e-33 (float64: 6e-275).
     """
-    dtype = _common_dtype(leaves)
+    dtype = common_dtype(leaves)
     if norm in ("l1", "max"):
         combine = functools.partial(jnp.max, initial=0) if norm == "max" else jnp.sum
         return _assemble(_reduce([jnp.abs(x).astype(dtype) for x in leaves], layout, combine), layout, dtype)
@@ -76,7 +76,7 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
 def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
     if layout.form == "scalar":
         leaves, layout = _stack_small(leaves)
-    dtype = _common_dtype(leaves)
+    dtype = common_dtype(leaves)
     ranges = _RANGES[jnp.finfo(dtype).bits]
     sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
 
@@ -135,7 +135,8 @@ def _in_range(total: jax.Array) -> jax.Array:
     return (total == 0) | (total >= small) & jnp.isfinite(total)
 
 
-def _common_dtype(leaves: list[jax.Array]) -> Any:
+def common_dtype(leaves: list[jax.Array]) -> Any:
+    """Return float64 if any leaf has 64 bits a number, else float32."""
     double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
     return jnp.float64 if double else jnp.float32
 
@@ -165,7 +166,7 @@ def _shift(quotient: jax.Array) -> jax.Array:
 
 def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
     # The factor of a float32 leaf beside float64 ones may be beyond float32.
-    dtype = jnp.promote_types(accumulation_dtype(leaf.dtype), factor.dtype)
+    dtype = jnp.float64 if factor.dtype == jnp.float64 else accumulation_dtype(leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
     if jnp.finfo(leaf.dtype).bits < 32:
@@ -197,7 +198,7 @@ def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
     for leaf, block, axes in zip(leaves, layout.block_of, layout.axes, strict=True):
         counts[block] += math.prod(leaf.shape[axis] for axis in axes)
     counts = [max(count, 1) for count in counts]
-    dtype = _common_dtype(leaves)
+    dtype = common_dtype(leaves)
     if layout.form == "concatenate":
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat(counts, slices), dtype)

@@ -20,7 +20,8 @@ class Entry(NamedTuple):
 
     Attributes:
       make: the public function.
-      kind: "clip" bounds what it passes on; "record" passes everything on.
+      kind: "clip" bounds what it passes on; "record" passes everything on; "optimizer" descends, or
+        gives the direction of an optimizer.
       shape: what becomes of a block beyond its limit, unless `shape=` says otherwise.
       per: the granularities that `per=` takes; a single one if the function has no `per=`.
       clips: the blocks that are scaled, where these are not the ones that `per` names.
@@ -84,18 +85,50 @@ CATALOG = (
         novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})
     ),
     Entry(novoclip.record, "record", "hard", ("tree", "tensor", "unit"), ({}, {"per": "tensor", "norm": "max"})),
+    *(
+        Entry(make, "optimizer", "hard", per, examples)
+        for make, per, examples in (
+            (
+                novoclip.sgd,
+                ("element",),
+                ({"learning_rate": 0.1, "clip": novoclip.clip_by_norm(1.0), "weight_decay": 0.01},),
+            ),
+            (novoclip.momentum, ("element",), ({"learning_rate": 0.1, "nesterov": True, "weight_decay": 0.01},)),
+            (novoclip.scale_by_momentum, ("element",), ({"dampening": 0.5}, {"form": "averaged"})),
+            (novoclip.adagrad, ("element", "tensor", "tree"), ({"learning_rate": 0.1},)),
+            (novoclip.scale_by_adagrad, ("element", "tensor", "tree"), ({"per": "tensor"}, {"per": "tree"})),
+            (
+                novoclip.rmsprop,
+                ("element",),
+                ({"learning_rate": 0.1, "centered": True, "momentum": 0.9, "weight_decay": 0.01, "decay": "coupled"},),
+            ),
+            (novoclip.scale_by_rmsprop, ("element",), ({"eps": 0.0, "eps_root": 1e-8},)),
+            (novoclip.adam, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_adam, ("element",), ({"bias_correction": False},)),
+            (novoclip.amsgrad, ("element",), ({"learning_rate": 0.1, "maximum": "corrected"},)),
+            (novoclip.scale_by_amsgrad, ("element",), ({},)),
+            (novoclip.novograd, ("tensor",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_novograd, ("tensor",), ({},)),
+            (novoclip.novoclip, ("element", "tensor"), ({"weight_decay": 0.01, "bias_correction": True},)),
+            (
+                novoclip.scale_by_novoclip,
+                ("element", "tensor"),
+                ({"threshold": "proportional"}, {"threshold": "proportional", "per": "tensor"}, {"per": "tensor"}),
+            ),
+        )
+    ),
 )
 
 
-def table() -> str:
-    """Return the rules as a Markdown table, from the catalog and the docstrings.
+def table(kinds: tuple[str, ...] = ("clip", "record"), title: str = "rule") -> str:
+    """Return the rules, or the optimizers, as a Markdown table, from the catalog and the docstrings.
 
     Example:
       >>> print(table().splitlines()[0])
       | rule | what it does | `per=` | paper |
     """
-    rows = ["| rule | what it does | `per=` | paper |", "|---|---|---|---|", *map(_row, CATALOG)]
-    return "\n".join(rows)
+    chosen = [entry for entry in CATALOG if entry.kind in kinds and not entry.name.startswith("scale_by_")]
+    return "\n".join([f"| {title} | what it does | `per=` | paper |", "|---|---|---|---|", *map(_row, chosen)])
 
 
 def _row(entry: Entry) -> str:
@@ -107,4 +140,4 @@ def _row(entry: Entry) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    sys.stdout.write(f"{table()}\n\n{table(('optimizer',), 'optimizer')}\n")

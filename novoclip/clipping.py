@@ -113,7 +113,7 @@ def clip(
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        _reject_integers(updates)
+        reject_integers(updates)
         seen = norms = measure.norms(updates)
         if counting and not blockwise:
             # Otherwise absolute values are computed once for counting and clipping, and written out.
@@ -124,7 +124,7 @@ def clip(
         sizes = _sizes(measure, params, norms) if limit.needs_params else None
         limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
         rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
-        state = state._replace(steps=_count_up(state.steps, jnp.array(True)), memory=memory)
+        state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
         if counting and not blockwise:
             state = advance_element_counts(state, jax.tree.leaves(seen), jax.tree.leaves(limits))
         elif counting:
@@ -160,8 +160,8 @@ def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> Cli
     beyond = finite & (norms > limits)
     return state._replace(
         fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
-        clipped=_count_up(state.clipped, jnp.any(beyond)),
-        nonfinite=_count_up(state.nonfinite, ~jnp.all(finite)),
+        clipped=count_up(state.clipped, jnp.any(beyond)),
+        nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
     )
 
 
@@ -175,12 +175,13 @@ def advance_element_counts(state: ClipState, norms: list[jax.Array], limits: lis
     finite = jnp.isfinite(beyond)
     return state._replace(
         fraction=jnp.where(finite, beyond / max(sum(n.size for n in norms), 1), state.fraction),
-        clipped=_count_up(state.clipped, finite & (beyond > 0)),
-        nonfinite=_count_up(state.nonfinite, ~finite),
+        clipped=count_up(state.clipped, finite & (beyond > 0)),
+        nonfinite=count_up(state.nonfinite, ~finite),
     )
 
 
-def _count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
+def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
+    """Return the counter, one higher if the condition holds, at most the largest int32."""
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
@@ -209,7 +210,8 @@ def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
     return sizes
 
 
-def _reject_integers(updates: optax.Updates) -> None:
+def reject_integers(updates: optax.Updates) -> None:
+    """Raise if a gradient is of integers, and name it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
         if not is_measured(leaf) and jnp.result_type(leaf) != jax.dtypes.float0:
             msg = f"gradients must be real or complex numbers; {path_name(path)!r} has dtype {jnp.result_type(leaf)}"

@@ -9,6 +9,7 @@ import optax
 from novoclip.clipping import ClipState, clip
 from novoclip.limits import constant
 from novoclip.measure import Measure, path_name, resolve_measure
+from novoclip.optimizers.algorithm import OptimizerState
 
 
 def record(*, per: str | Measure = "tree", norm: str = "l2") -> optax.GradientTransformationExtraArgs:
@@ -56,7 +57,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     and outside of jit, and waits for nothing: the values are arrays until somebody reads them.
 
     Args:
-      opt_state: any tree that contains a `ClipState`.
+      opt_state: any tree that contains a `ClipState` or an `OptimizerState`.
 
     Returns:
       A flat dict of scalars. `clip/steps`, `clip/fraction`, `clip/clipped` and
@@ -64,7 +65,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       asked for); a rule with one block adds `clip/norm` and `clip/limit`, one with many
       `clip/norm_mean`, `clip/norm_max`, `clip/limit_mean`, `clip/limit_max`. With several rules,
       the place of each in the tree stands between:
-      `clip/0/norm`. Empty if there is no rule.
+      `clip/0/norm`. Our optimizers add `optimizer/steps` and `optimizer/nonfinite`. Empty if
+      there is neither.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -80,20 +82,21 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       clip/clipped 1
       clip/nonfinite 0
     """
-    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda node: isinstance(node, ClipState))
-    found = [(path, node) for path, node in leaves if isinstance(node, ClipState)]
     report: dict[str, jax.Array] = {}
-    for path, state in found:
-        prefix = f"clip/{path_name(path)}" if len(found) > 1 else "clip"
-        report |= {f"{prefix}/{name}": value for name, value in _statistics(state).items()}
+    for kind, name in ((ClipState, "clip"), (OptimizerState, "optimizer")):
+        leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda node, kind=kind: isinstance(node, kind))
+        found = [(path, node) for path, node in leaves if isinstance(node, kind)]
+        for path, state in found:
+            prefix = f"{name}/{path_name(path)}" if len(found) > 1 else name
+            report |= {f"{prefix}/{field}": value for field, value in _statistics(state).items()}
     return report
 
 
-def _statistics(state: ClipState) -> dict[str, jax.Array]:
+def _statistics(state: ClipState | OptimizerState) -> dict[str, jax.Array]:
     kept = {
         name: _array(value)
         for name, value in state._asdict().items()
-        if name != "memory" and not isinstance(value, tuple)
+        if name not in ("memory", "clip") and not isinstance(value, tuple)
     }
     statistics: dict[str, jax.Array] = {}
     for name, value in kept.items():

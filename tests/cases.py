@@ -13,7 +13,8 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.entry.name}({', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
+        shown = ", ".join(f"{k}={'...' if isinstance(v, tuple) else v}" for k, v in self.arguments.items())
+        return f"{self.entry.name}({shown})"
 
     def argument(self, name: str, otherwise: str) -> str:
         parameter = inspect.signature(self.entry.make).parameters.get(name)

@@ -55,6 +55,7 @@ def test_sources_are_short_and_suppress_nothing(path):
 
 def test_the_readme_table_is_current():
     text = (ROOT / "README.md").read_text()
+    assert catalog.table(("optimizer",), "optimizer") in text, "run `python -m novoclip.catalog`"
     assert catalog.table() in text, "run `python -m novoclip.catalog` and paste the table into README.md"
 
 

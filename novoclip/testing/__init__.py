@@ -11,10 +11,12 @@ Each check raises an AssertionError that says what was expected and what came.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from novoclip.testing import interface, numerics, places
+from novoclip.testing import descent, interface, numerics, places
 from novoclip.testing.subject import Subject
 
-ANY = ("clip", "record")
+MEASURED = ("clip", "record")
+OPTIMIZER = ("optimizer",)
+ANY = (*MEASURED, *OPTIMIZER)
 CLIP = ("clip",)
 SHAPES_WITHIN = ("hard", "drop")
 SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "normalize")
@@ -46,16 +48,19 @@ CHECKS = (
     Check(interface.updates_keep_the_gradients_types),
     Check(interface.integer_gradients_raise),
     Check(interface.metrics_are_found_in_a_chain),
-    Check(numerics.norms_are_those_of_float64),
+    Check(numerics.norms_are_those_of_float64, MEASURED),
     Check(numerics.the_bound_is_honoured, CLIP),
     Check(numerics.sudden_gradients_are_made_smaller, CLIP),
     Check(numerics.gradients_within_the_limit_are_untouched, CLIP, SHAPES_WITHIN),
-    Check(numerics.zero_gradients_give_zeros),
+    Check(numerics.zero_gradients_give_zeros, MEASURED),
     Check(numerics.derivatives_are_finite, CLIP),
     Check(numerics.derivatives_are_those_of_differences, CLIP),
     Check(numerics.complex_gradients_keep_their_phase, CLIP),
     Check(numerics.a_step_that_is_not_finite_leaves_no_trace, CLIP),
     Check(numerics.records_change_nothing, ("record",)),
+    Check(descent.a_first_gradient_of_zeros_gives_zeros, OPTIMIZER),
+    Check(descent.a_step_that_is_not_finite_is_skipped, OPTIMIZER),
+    Check(descent.low_precision_follows_float32, OPTIMIZER),
     Check(places.same_result_in_jit_scan_and_vmap),
     Check(places.donated_buffers_are_distinct),
     Check(places.one_program_serves_every_step),

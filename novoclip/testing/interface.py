@@ -26,8 +26,9 @@ def state_is_a_named_tuple_that_optax_can_search(subject: Subject) -> None:
     state = chain.init(random_tree())
     for field, value in subject.init(random_tree())._asdict().items():
         found = [leaf for _, leaf in optax.tree.get_all_with_path(state, field)]
-        assert len(found) == 1, f"{field!r} was found {len(found)} times"
-        assert _structure(found[0]) == _structure(value), f"{field!r} differs"
+        # An optimizer's state may hold that of a rule, whose fields have the same names.
+        assert len(found) == 1 or subject.kind == "optimizer", f"{field!r} was found {len(found)} times"
+        assert any(_structure(one) == _structure(value) for one in found), f"{field!r} differs"
 
 
 def state_never_changes_its_type(subject: Subject) -> None:
@@ -92,11 +93,14 @@ def integer_gradients_raise(subject: Subject) -> None:
 def metrics_are_found_in_a_chain(subject: Subject) -> None:
     """`metrics` returns flat scalars, and tells two rules apart."""
     params = random_tree()
+    alone = metrics(subject.init(params))
+    assert alone, "no metrics"
     once, twice = (optax.chain(*(subject.transform,) * times, optax.scale(-1.0)) for times in (1, 2))
     for chain, times in ((once, 1), (twice, 2)):
         _, state = chain.update(random_tree(1), chain.init(params), params)
         found = metrics(state)
-        assert sum(name.endswith("/steps") for name in found) == times, f"{times} rules, but {list(found)}"
+        steps = sum(name.endswith("/steps") for name in found)
+        assert steps == times * sum(name.endswith("/steps") for name in alone), f"{times} rules, but {list(found)}"
         assert all(jnp.ndim(value) == 0 for value in found.values()), "not every metric is a scalar"
 
 

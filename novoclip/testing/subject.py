@@ -17,8 +17,8 @@ class Subject(NamedTuple):
     """A transform, and what it promises.
 
     Attributes:
-      transform: the transform, whose state is a `novoclip.ClipState`.
-      kind: "clip" or "record".
+      transform: the transform, whose state is a `novoclip.ClipState`, or an `OptimizerState`.
+      kind: "clip", "record" or "optimizer".
       shape: what becomes of a block beyond its limit, as in `novoclip.clip`.
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".

@@ -1,0 +1,197 @@
+"""What all optimizers share: precision, skipped steps, clipping, weight decay and the learning rate."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.blocks import common_dtype
+from novoclip.clipping import count_up, reject_integers
+from novoclip.measure import is_measured
+
+NONFINITE = ("skip", "propagate")
+DECAYS = ("decoupled", "coupled")
+
+
+class Step(NamedTuple):
+    """A step as an Algorithm sees it.
+
+    Attributes:
+      number: int32, how many steps were learned before this one.
+      dtype: float32, or float64, the dtype of all the numbers in this step.
+    """
+
+    number: jax.Array
+    dtype: Any
+
+    def value(self, value: Schedulable, name: str) -> jax.Array:
+        """Return a number, or a schedule's value, as a scalar."""
+        return value_at(value, self.number, jnp.zeros((), self.dtype), name)
+
+    def decay(self, value: Schedulable, name: str) -> tuple[jax.Array, jax.Array]:
+        """Return (decay, 1 - decay), the latter not from the rounded former where it can be had."""
+        decay = self.value(value, name)
+        return decay, self.value(1.0 - value, name) if isinstance(value, float | int) else 1 - decay
+
+
+class Algorithm(NamedTuple):
+    """The formula of an optimizer, in two halves, between which a step that is not finite is left out.
+
+    Trees hold float32 (float64) or complex arrays, and None in place of leaves without numbers.
+
+    Attributes:
+      init: `init(shapes) -> memory`, from a tree of ShapeDtypeStructs.
+      learn: `learn(gradients, memory, params, step) -> memory`; params may be None.
+      direction: `direction(gradients, memory, step) -> updates`, from the new memory.
+    """
+
+    init: Callable[[Any], Any]
+    learn: Callable[[Any, Any, Any, Step], Any]
+    direction: Callable[[Any, Any, Step], Any]
+
+
+class OptimizerState(NamedTuple):
+    """The state of every optimizer of novoclip.
+
+    Attributes:
+      steps: int32, steps taken; stops at the largest int32.
+      nonfinite: int32, steps among them that were skipped because a gradient was not finite.
+      memory: the algorithm's own, such as its moments.
+      clip: the state of `clip=`; `()` without.
+    """
+
+    steps: jax.Array
+    nonfinite: jax.Array
+    memory: Any
+    clip: Any
+
+
+def optimizer(
+    algorithm: Algorithm,
+    learning_rate: Schedulable | None = None,
+    *,
+    clip: optax.GradientTransformation | None = None,
+    weight_decay: Schedulable = 0.0,
+    weight_decay_mask: Any = None,
+    decay: str = "decoupled",
+    nonfinite: str = "skip",
+) -> optax.GradientTransformationExtraArgs:
+    """Make a transform of an Algorithm; without a learning rate, of its direction alone.
+
+    A step is computed in at least float32 and cast to the gradient's dtype once, at its end.
+    """
+    if learning_rate is not None:
+        check_number("learning_rate", learning_rate)
+    check_number("weight_decay", weight_decay)
+    check_choice("decay", decay, DECAYS)
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    check_clip(clip)
+    rule = optax.with_extra_args_support(clip or optax.identity())
+    pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
+
+    def init(params: optax.Params) -> OptimizerState:
+        shapes = _numbers(
+            params, common_dtype(_measured(params)), lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype)
+        )
+        zero = functools.partial(jnp.zeros, (), jnp.int32)
+        return OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params))
+
+    def update(
+        updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, OptimizerState]:
+        reject_integers(updates)
+        finite = jnp.array(True) if nonfinite == "propagate" else _all_finite(updates)
+        clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
+        dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
+        step = Step(state.steps - state.nonfinite, dtype)
+        gradients, weights, before = (_numbers(tree, dtype) for tree in (clipped, params, state.memory))
+
+        def if_finite(new: Any, old: Any) -> Any:
+            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        gradients = if_finite(gradients, jax.tree.map(jnp.zeros_like, gradients))
+        if decay == "coupled":
+            gradients = pull(gradients, params, weights, step)
+        memory = if_finite(algorithm.learn(gradients, before, weights, step), before)
+        direction = algorithm.direction(gradients, memory, step)
+        if decay == "decoupled":
+            direction = pull(direction, params, weights, step)
+        if learning_rate is not None:
+            rate = step.value(learning_rate, "learning_rate")
+            direction = jax.tree.map(lambda u: -rate * u, direction)
+        direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
+        return jax.tree.map(
+            lambda x: next(direction).astype(jnp.result_type(x)) if is_measured(x) else x, updates
+        ), OptimizerState(
+            steps=count_up(state.steps, jnp.array(True)),
+            nonfinite=count_up(state.nonfinite, ~finite),
+            memory=jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory),
+            clip=clip_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def add_decay(tree: Any, params: Any, weights: Any, step: Step, *, rate: Schedulable, mask: Any) -> Any:
+    """Return tree + rate * weights, where the mask, of `params`, allows it."""
+    if isinstance(rate, float | int) and rate == 0:
+        return tree
+    if params is None:
+        msg = "weight_decay needs the parameters: call update(updates, state, params)"
+        raise ValueError(msg)
+    if mask is not None:
+        chosen = mask(params) if callable(mask) else mask
+        blank = functools.partial(jax.tree.map, jnp.zeros_like)
+        weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
+    by = step.value(rate, "weight_decay")
+    return jax.tree.map(lambda x, w: x + by * w, tree, weights)
+
+
+def check_clip(clip: Any) -> None:
+    """Raise unless `clip` is None or a transform."""
+    if clip is not None and not (hasattr(clip, "init") and hasattr(clip, "update")):
+        msg = f"clip must be a GradientTransformation, such as clip_by_global_norm(1.0); got {clip!r}"
+        raise TypeError(msg)
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raise unless `dtype` is None or names a floating dtype."""
+    if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        msg = f"{name} must be a floating dtype or None; got {dtype!r}"
+        raise TypeError(msg)
+
+
+def _measured(tree: Any) -> list[Any]:
+    return [
+        jnp.asarray(leaf) if isinstance(leaf, float | int) else leaf
+        for leaf in jax.tree.leaves(tree)
+        if is_measured(leaf)
+    ]
+
+
+def _cast(leaf: Any, dtype: Any) -> jax.Array:
+    return jnp.asarray(leaf).astype(dtype)
+
+
+def _numbers(tree: Any, dtype: Any, convert: Callable[[Any, Any], Any] = _cast) -> Any:
+    """Return the tree in one precision, with None for leaves without numbers."""
+
+    def wide(leaf: Any) -> Any:
+        if not is_measured(leaf):
+            return None
+        leaf = jnp.asarray(leaf) if isinstance(leaf, float | int) else leaf
+        complex_dtype = jnp.complex64 if dtype == jnp.float32 else jnp.complex128
+        return convert(leaf, complex_dtype if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else dtype)
+
+    return jax.tree.map(wide, tree)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
+    sums = [jnp.sum(x - x) for x in map(jnp.asarray, _measured(tree))]
+    parts = [part.astype(jnp.float32) for total in sums for part in (jnp.real(total), jnp.imag(total))]
+    return jnp.isfinite(sum(parts, jnp.zeros((), jnp.float32)))

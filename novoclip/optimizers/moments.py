@@ -1,0 +1,72 @@
+"""Running averages over trees, and quotients by them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.safe_math import hypotenuse, ratio
+
+Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
+
+
+def zeros(shapes: Any, dtype: Any = None) -> Any:
+    """Return a tree of zeros, complex where the shapes are."""
+
+    def zero(leaf: Any) -> jax.Array:
+        if dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jnp.zeros(leaf.shape, dtype)
+
+    return jax.tree.map(zero, shapes)
+
+
+def real_zeros(shapes: Any, dtype: Any = None) -> Any:
+    """Return a tree of real zeros."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
+
+
+def scalar(shapes: Any) -> jax.Array:
+    """Return a zero in the precision of the tree."""
+    leaves = jax.tree.leaves(shapes)
+    return jnp.zeros((), jnp.finfo(leaves[0].dtype).dtype if leaves else jnp.float32)
+
+
+def average(new: Any, old: Any, decay: Decay) -> Any:
+    """Return b old + (1 - b) new."""
+    return jax.tree.map(lambda x, m: decay[0] * m + decay[1] * x, new, old)
+
+
+def ones_average(weight: jax.Array, decay: Decay) -> jax.Array:
+    """Return the running average of ones, 1 - b_1 b_2 ... b_t: what a bias correction divides by."""
+    return decay[0] * weight + decay[1]
+
+
+def debiased(tree: Any, weight: jax.Array) -> Any:
+    """Return the tree divided by the weight, which is 0 only while nothing was learned, or the decay 1."""
+    by = jnp.where(weight > 0, weight, 1)
+    return jax.tree.map(lambda x: x / by, tree)
+
+
+def root_average(new: Any, root: Any, decay: Decay) -> Any:
+    """Return sqrt(b root^2 + (1 - b) |new|^2), none of whose squares leaves the range of numbers."""
+    kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])
+    return jax.tree.map(lambda x, r: hypotenuse(kept * r, taken * jnp.abs(x)), new, root)
+
+
+def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any:
+    """Return numbers / (sqrt(roots^2 + eps_root) + eps), and 0 where that is 0 / 0."""
+    inside = jnp.sqrt(eps_root)
+
+    def quotient(x: jax.Array, root: jax.Array) -> jax.Array:
+        size = jnp.where(inside > 0, hypotenuse(root, jnp.broadcast_to(inside, root.shape)), root) + eps
+        empty = size == 0  # and not `size > 0`, which would turn NaN into 0
+        return ratio(jnp.where(empty, 0, x), jnp.where(empty, 1, size))
+
+    return jax.tree.map(quotient, numbers, roots)
+
+
+def over_tensors(vector: jax.Array, like: Any) -> Any:
+    """Return a tree whose leaves are the entries of a vector over the tensors of another tree."""
+    tree: Any = jax.tree.structure(like)
+    return tree.unflatten([vector[i] for i in range(tree.num_leaves)])

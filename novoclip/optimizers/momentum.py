@@ -1,0 +1,175 @@
+"""Gradient descent with a velocity."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.moments import average, zeros
+
+FORMS = ("heavy_ball", "averaged")
+
+
+class MomentumMemory(NamedTuple):
+    """What momentum remembers.
+
+    Attributes:
+      velocity: a tree like the parameters.
+    """
+
+    velocity: Any
+
+
+def _momentum(gamma: Schedulable, form: str, dampening: Schedulable, nesterov: bool, mu_dtype: Any) -> Algorithm:
+    check_number("gamma", gamma, high=1.0)
+    check_number("dampening", dampening, high=1.0)
+    check_choice("form", form, FORMS)
+    check_dtype("mu_dtype", mu_dtype)
+    damped = not (isinstance(dampening, float | int) and dampening == 0)
+    if damped and (form == "averaged" or nesterov):
+        msg = f"dampening must be 0 in the averaged form and with nesterov; got {dampening!r}"
+        raise ValueError(msg)
+
+    def learn(gradients: Any, memory: MomentumMemory, params: Any, step: Step) -> MomentumMemory:
+        del params
+        b, rest = step.decay(gamma, "gamma")
+        if form == "averaged":
+            return MomentumMemory(average(gradients, memory.velocity, (b, rest)))
+        taken = (
+            jnp.where(step.number == 0, 1, step.decay(dampening, "dampening")[1])
+            if damped
+            else jnp.ones((), step.dtype)
+        )
+        return MomentumMemory(jax.tree.map(lambda g, v: b * v + taken * g, gradients, memory.velocity))
+
+    def direction(gradients: Any, memory: MomentumMemory, step: Step) -> Any:
+        if not nesterov:
+            return memory.velocity
+        b, rest = step.decay(gamma, "gamma")
+        taken = rest if form == "averaged" else jnp.ones((), step.dtype)
+        return jax.tree.map(lambda g, v: taken * g + b * v, gradients, memory.velocity)
+
+    return Algorithm(lambda shapes: MomentumMemory(zeros(shapes, mu_dtype)), learn, direction)
+
+
+def scale_by_momentum(
+    gamma: Schedulable = 0.9,
+    *,
+    form: str = "heavy_ball",
+    dampening: Schedulable = 0.0,
+    nesterov: bool = False,
+    mu_dtype: Any = None,
+    nonfinite: str = "skip",
+) -> optax.GradientTransformationExtraArgs:
+    """Replace the gradient by a velocity.
+
+    v_0 = 0, and
+
+        v_t = gamma v_{t-1} + (1 - dampening) g_t;  u = v_t, or g_t + gamma v_t with nesterov      "heavy_ball"
+        v_t = gamma v_{t-1} + (1 - gamma) g_t;      u = v_t, or (1 - gamma) g_t + gamma v_t        "averaged"
+
+    where the first step is not dampened, as in torch.
+
+    Args:
+      gamma: decay of v in [0, 1]: a float, an array or a schedule.
+      form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
+      dampening: in [0, 1]: a float, an array or a schedule; 0 with nesterov and in the averaged form.
+      nesterov: whether to look ahead.
+      mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
+      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+
+    Returns:
+      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      updates have the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> ball = scale_by_momentum(0.5)
+      >>> state = ball.init(jnp.zeros(1))
+      >>> for _ in range(3):
+      ...     updates, state = ball.update(jnp.ones(1), state)
+      ...     print(updates)
+      [1.]
+      [1.5]
+      [1.75]
+
+    References:
+      Polyak, `Some methods of speeding up the convergence of iteration methods
+      <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
+      of initialization and momentum in deep learning
+      <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
+
+    """
+    return optimizer(_momentum(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
+
+
+def momentum(
+    learning_rate: Schedulable,
+    gamma: Schedulable = 0.9,
+    *,
+    form: str = "heavy_ball",
+    dampening: Schedulable = 0.0,
+    nesterov: bool = False,
+    mu_dtype: Any = None,
+    clip: optax.GradientTransformation | None = None,
+    weight_decay: Schedulable = 0.0,
+    weight_decay_mask: Any = None,
+    decay: str = "decoupled",
+    nonfinite: str = "skip",
+) -> optax.GradientTransformationExtraArgs:
+    """Descend with a velocity (heavy ball, Nesterov).
+
+    w <- w - lr u, with the direction u of `scale_by_momentum`, plus weight decay.
+
+    Args:
+      learning_rate: lr, at least 0: a float, an array or a schedule.
+      gamma: decay of v in [0, 1]: a float, an array or a schedule.
+      form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
+      dampening: in [0, 1]: a float, an array or a schedule; 0 with nesterov and in the averaged form.
+      nesterov: whether to look ahead.
+      mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
+      clip: any rule, applied to the gradient first.
+      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+        nothing but two counters moves. "propagate" does not look.
+
+    Returns:
+      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      updates have the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown. In `update`: if there is
+        weight decay and the parameters are absent.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> descent = momentum(0.1)
+      >>> print(descent.update(jnp.ones(1), descent.init(jnp.ones(1)))[0])
+      [-0.1]
+
+    References:
+      Polyak, `Some methods of speeding up the convergence of iteration methods
+      <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
+      of initialization and momentum in deep learning
+      <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
+
+    """
+    return optimizer(
+        _momentum(gamma, form, dampening, nesterov, mu_dtype),
+        learning_rate,
+        clip=clip,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        decay=decay,
+        nonfinite=nonfinite,
+    )

@@ -1,0 +1,211 @@
+"""NovoClip: numbers clipped at limits from the second moment, inside an update like Adam's."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.moments import average, debiased, divide, ones_average, real_zeros, scalar, zeros
+from novoclip.optimizers.thresholds import each_of, inverse, proportional, sizes_of
+
+GRANULARITIES = ("element", "tensor")
+CLIPPING = {"inverse": 1.0, "proportional": 3.0}
+
+
+class NovoClipMemory(NamedTuple):
+    """What NovoClip remembers.
+
+    Attributes:
+      mu: m, a tree like the parameters.
+      root: sqrt(v): a tree like the parameters, or a vector over the tensors.
+      mu_weight: 1 - b1_1 b1_2 ... b1_t, the weight of the gradients in m.
+      root_weight: that of v.
+    """
+
+    mu: Any
+    root: Any
+    mu_weight: jax.Array
+    root_weight: jax.Array
+
+
+def _novoclip(
+    b1: Schedulable,
+    b2: Schedulable,
+    eps: Schedulable,
+    clipping: Schedulable | None,
+    threshold: str,
+    per: str,
+    bias_correction: bool,
+    mu_dtype: Any,
+    nu_dtype: Any,
+) -> Algorithm:
+    check_choice("threshold", threshold, tuple(CLIPPING))
+    check_choice("per", per, GRANULARITIES)
+    scale = CLIPPING[threshold] if clipping is None else clipping
+    for name, number, high in (("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, jnp.inf), ("clipping", scale, jnp.inf)):
+        check_number(name, number, high=high)
+    check_dtype("mu_dtype", mu_dtype)
+    check_dtype("nu_dtype", nu_dtype)
+
+    def init(shapes: Any) -> NovoClipMemory:
+        roots = jax.eval_shape(lambda tree: sizes_of(tree, per), shapes)
+        return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), scalar(shapes))
+
+    def learn(gradients: Any, memory: NovoClipMemory, params: Any, step: Step) -> NovoClipMemory:
+        del params
+        first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
+        if threshold == "inverse":
+            clipped, root = inverse(gradients, memory.root, per, second, by)
+        else:
+            clipped, root = proportional(gradients, memory.root, per, second, by, memory.root_weight)
+        return NovoClipMemory(
+            average(clipped, memory.mu, first),
+            root,
+            ones_average(memory.mu_weight, first),
+            ones_average(memory.root_weight, second),
+        )
+
+    def direction(gradients: Any, memory: NovoClipMemory, step: Step) -> Any:
+        mu, root = memory.mu, each_of(memory.root, gradients, per)
+        if bias_correction:
+            mu, root = debiased(mu, memory.mu_weight), debiased(root, jnp.sqrt(memory.root_weight))
+        return divide(mu, root, step.value(eps, "eps"), jnp.zeros((), step.dtype))
+
+    return Algorithm(init, learn, direction)
+
+
+def scale_by_novoclip(
+    b1: Schedulable = 0.9,
+    b2: Schedulable = 0.999,
+    *,
+    eps: Schedulable = 1e-8,
+    clipping: Schedulable | None = None,
+    threshold: str = "inverse",
+    per: str = "element",
+    bias_correction: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    nonfinite: str = "skip",
+) -> optax.GradientTransformationExtraArgs:
+    """Clip each number at a limit from its second moment, then divide as Adam does (NovoClip).
+
+        v_t = b2 v_{t-1} + (1 - b2) g_t^2;  C_t = clipping / sqrt(v_t), infinite where v_t = 0    "inverse"
+        C_t = clipping sqrt(v_{t-1} / (1 - b2^(t-1)));  v_t from g_t' in place of g_t           "proportional"
+        g_t' = clip(g_t, -C_t, C_t);  m_t = b1 m_{t-1} + (1 - b1) g_t';  u = m_t / (sqrt(v_t) + eps)
+
+    In the inverse form, as published, a number is clipped when |g| sqrt(v) > clipping, so that
+    the right value depends on the gradients' scale: at 1.0, gradients near 1e-3 are never clipped,
+    those near 1e3 always; and v takes in a spike whole, which shortens the steps for some
+    1 / (1 - b2) steps. The proportional form depends on no scale and keeps spikes out of v; it has
+    no limit until a gradient is not 0, and passes zeros over.
+
+    Args:
+      b1: decay of m in [0, 1]: a float, an array or a schedule.
+      b2: decay of v in [0, 1], likewise.
+      eps: at least 0, likewise.
+      clipping: C in squared gradient units, 1.0 by default ("inverse"), or a number of deviations,
+        3.0 by default ("proportional"); at least 0: a float, an array or a schedule.
+      threshold: "inverse" or "proportional".
+      per: "element" keeps a v for each number; "tensor" one for each tensor, from the squared norm of
+        its gradient, as NovoGrad does. There the proportional form compares with sqrt(v / size).
+      bias_correction: whether to divide m and v by the weights that they have gathered.
+      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
+      nu_dtype: that of sqrt(v), likewise.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+
+    Returns:
+      A GradientTransformation with an `OptimizerState` whose memory is a `NovoClipMemory`;
+      updates have the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = scale_by_novoclip(0.0, threshold="proportional", bias_correction=True)
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for gradient in ([1.0, 1.0], [1.0, 100.0]):
+      ...     updates, state = rule.update(jnp.array(gradient), state)
+      >>> print(updates)
+      [1.       1.341836]
+
+    References:
+      Kingma, Ba, `Adam: a method for stochastic optimization <https://arxiv.org/abs/1412.6980>`_, 2014.
+      Ginsburg et al., `Training deep networks with stochastic gradient normalized by layerwise
+      adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019, for v per tensor.
+    """
+    algorithm = _novoclip(b1, b2, eps, clipping, threshold, per, bias_correction, mu_dtype, nu_dtype)
+    return optimizer(algorithm, nonfinite=nonfinite)
+
+
+def novoclip(
+    learning_rate: Schedulable = 1e-3,
+    b1: Schedulable = 0.9,
+    b2: Schedulable = 0.999,
+    *,
+    eps: Schedulable = 1e-8,
+    clipping: Schedulable | None = None,
+    threshold: str = "inverse",
+    per: str = "element",
+    bias_correction: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    clip: optax.GradientTransformation | None = None,
+    weight_decay: Schedulable = 0.0,
+    weight_decay_mask: Any = None,
+    decay: str = "decoupled",
+    nonfinite: str = "skip",
+) -> optax.GradientTransformationExtraArgs:
+    """Descend by NovoClip.
+
+    w <- w - lr u, with the direction u of `scale_by_novoclip`, plus weight decay.
+
+    Args:
+      learning_rate: lr, at least 0: a float, an array or a schedule.
+      b1: decay of m in [0, 1]: a float, an array or a schedule.
+      b2: decay of v in [0, 1], likewise.
+      eps: at least 0, likewise.
+      clipping: C, 1.0 by default, or a number of deviations, 3.0 by default.
+      threshold: "inverse" or "proportional".
+      per: "element" keeps a v for each number, "tensor" one for each tensor.
+      bias_correction: whether to divide m and v by the weights that they have gathered.
+      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
+      nu_dtype: that of sqrt(v), likewise.
+      clip: any rule, applied to the gradient first.
+      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the gradient before its clip.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+        nothing but two counters moves. "propagate" does not look.
+
+    Returns:
+      A GradientTransformation with an `OptimizerState` whose memory is a `NovoClipMemory`;
+      updates have the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown. In `update`: if there is
+        weight decay and the parameters are absent.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> descent = novoclip(threshold="proportional", bias_correction=True)
+      >>> print(descent.update(jnp.array([3.0, -4.0]), descent.init(jnp.zeros(2)))[0])
+      [-0.001  0.001]
+
+    References:
+      Kingma, Ba, `Adam: a method for stochastic optimization <https://arxiv.org/abs/1412.6980>`_, 2014.
+    """
+    return optimizer(
+        _novoclip(b1, b2, eps, clipping, threshold, per, bias_correction, mu_dtype, nu_dtype),
+        learning_rate,
+        clip=clip,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        decay=decay,
+        nonfinite=nonfinite,
+    )

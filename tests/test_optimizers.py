@@ -1,0 +1,333 @@
+"""Every optimizer and option equals its formula in float64 NumPy; torch and Keras; and where Optax differs."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from tests.oracles import optimizers as oracle
+
+STORED = json.loads((Path(__file__).parent / "trajectories" / "torch_keras.json").read_text(encoding="utf-8"))
+falling = lambda high, low: lambda step: high + (low - high) * step / 50  # noqa: E731
+
+
+def storm(steps=50, seed=0):
+    """Gradients with spikes, small levels, a step of zeros and a leaf that is zero at first."""
+    generator = np.random.default_rng(seed)
+    shapes = {"bias": (3,), "kernel": (4, 3), "scale": ()}
+    gradients = [
+        {name: np.asarray(generator.normal(size=shape)) for name, shape in shapes.items()} for _ in range(steps)
+    ]
+    gradients[0]["bias"] = np.zeros(3)
+    gradients[7] = {name: np.zeros(shape) for name, shape in shapes.items()}
+    for step, by in ((20, 1000.0), (30, 1e-6), (31, 1e-6)):
+        gradients[step] = {name: by * leaf for name, leaf in gradients[step].items()}
+    params = {name: np.asarray(generator.normal(size=shape)) for name, shape in shapes.items()}
+    return gradients, params
+
+
+def assert_equal_updates(transform, expected, gradients, params, rtol=1e-12):
+    update, state = jax.jit(transform.update), transform.init(params)
+    scales = dict.fromkeys(params, 0.0)
+    for step, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
+        updates, state = update(gradient, state, params)
+        for name, leaf in wanted.items():
+            # A running mean rounds to a part of its largest term, which may be of some steps ago.
+            scales[name] = max(0.9 * scales[name], np.max(np.abs(leaf)))
+            near = rtol * scales[name] + 1e-300
+            np.testing.assert_allclose(updates[name], leaf, rtol=rtol, atol=near, err_msg=f"{step} {name}")
+
+
+CASES = [
+    ("momentum", {}),
+    ("momentum", {"gamma": falling(0.9, 0.5), "nesterov": True}),
+    ("momentum", {"form": "averaged"}),
+    ("momentum", {"form": "averaged", "nesterov": True, "gamma": falling(0.5, 0.99)}),
+    ("momentum", {"dampening": 0.5}),
+    ("momentum", {"dampening": falling(0.1, 0.9)}),
+    ("adagrad", {}),
+    ("adagrad", {"eps": 0.0, "eps_root": 1e-7, "initial_accumulator": 0.1}),
+    ("adagrad", {"per": "tensor", "initial_accumulator": 0.01}),
+    ("adagrad", {"per": "tree"}),
+    ("rmsprop", {}),
+    ("rmsprop", {"rho": falling(0.5, 0.99), "eps": 0.0, "eps_root": 1e-8}),
+    ("rmsprop", {"momentum": 0.9}),
+    ("rmsprop", {"centered": True, "eps": 1e-3, "momentum": falling(0.5, 0.9)}),
+    ("adam", {}),
+    ("adam", {"bias_correction": False}),
+    ("adam", {"b1": lambda step: 0.9 * 0.99**step, "b2": falling(0.9, 0.999)}),
+    ("adam", {"eps": 0.0, "eps_root": 1e-6}),
+    ("amsgrad", {"maximum": "raw"}),
+    ("amsgrad", {"maximum": "corrected", "b2": 0.9}),
+    ("amsgrad", {"maximum": "raw", "bias_correction": False}),
+    ("novoclip", {"clipping": 0.05}),
+    ("novoclip", {"clipping": falling(0.5, 0.01), "bias_correction": True, "b2": 0.9}),
+    ("novoclip", {"clipping": 0.5, "per": "tensor"}),
+    ("novoclip", {"clipping": 1.5, "threshold": "proportional"}),
+    ("novoclip", {"clipping": falling(3.0, 1.0), "threshold": "proportional", "bias_correction": True, "b2": 0.95}),
+    ("novoclip", {"clipping": 1.0, "threshold": "proportional", "per": "tensor"}),
+]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=lambda x: x if isinstance(x, str) else ",".join(x))
+def test_directions_are_their_formulas(name, arguments):
+    gradients, params = storm()
+    if name == "adagrad":
+        gradients[0]["bias"] += 1  # the oracle's 0 / 0
+        gradients[7] = gradients[8]
+    if arguments.get("eps") == 0.0 and name == "rmsprop":
+        gradients[0]["bias"] += 1
+    loop = oracle.adam if name == "amsgrad" else getattr(oracle, name)
+    expected = loop(gradients, **arguments)
+    assert_equal_updates(getattr(novoclip, f"scale_by_{name}")(**arguments), expected, gradients, params)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1, falling(0.2, 0.0)])
+def test_novograd_is_its_formula(weight_decay):
+    gradients, params = storm()
+    expected = list(oracle.novograd(gradients, params, weight_decay=weight_decay))
+    assert_equal_updates(novoclip.scale_by_novograd(weight_decay=weight_decay), expected, gradients, params)
+    descent = novoclip.novograd(falling(0.1, 0.0), weight_decay=weight_decay)
+    scaled = [{k: -falling(0.1, 0.0)(step) * u for k, u in tree.items()} for step, tree in enumerate(expected)]
+    assert_equal_updates(descent, scaled, gradients, params)
+
+
+ALIASES = [
+    ("sgd", lambda gradients: iter(gradients), {}),
+    ("momentum", oracle.momentum, {"nesterov": True}),
+    ("adagrad", oracle.adagrad, {}),
+    ("rmsprop", oracle.rmsprop, {"momentum": 0.9}),
+    ("adam", oracle.adam, {}),
+    ("amsgrad", functools.partial(oracle.adam, maximum="raw"), {}),
+    ("novoclip", functools.partial(oracle.novoclip, clipping=0.1), {"clipping": 0.1}),
+]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("decay", ["decoupled", "coupled"])
+@pytest.mark.parametrize(("name", "loop", "arguments"), ALIASES, ids=lambda x: x if isinstance(x, str) else "")
+def test_optimizers_clip_decay_and_follow_schedules(name, loop, arguments, decay):
+    if name == "sgd" and decay == "coupled":
+        pytest.skip("for plain descent both are one")
+    gradients, params = storm()
+    rate, pull = falling(0.1, 0.01), falling(0.2, 0.1)
+    mask = {"bias": False, "kernel": True, "scale": True}
+    pulls = [{k: (pull(step) if mask[k] else 0.0) * w for k, w in params.items()} for step in range(50)]
+    entering = [{k: np.clip(g, -0.5, 0.5) for k, g in tree.items()} for tree in gradients]
+    if decay == "coupled":
+        entering = [{k: g + p[k] for k, g in tree.items()} for tree, p in zip(entering, pulls, strict=True)]
+    extra = {"eps": 1e-8} if name == "adagrad" else {}
+    directions = loop(entering, **{k: v for k, v in (arguments | extra).items() if k != "clipping"})
+    expected = []
+    for step, (tree, p) in enumerate(zip(directions, pulls, strict=True)):
+        after = {k: u + (p[k] if decay == "decoupled" else 0) for k, u in tree.items()}
+        expected.append({k: -rate(step) * u for k, u in after.items()})
+    form = {} if name == "sgd" else {"decay": decay}
+    descent = getattr(novoclip, name)(
+        rate,
+        **arguments,
+        **extra,
+        **form,
+        clip=novoclip.clip_by_value(0.5),
+        weight_decay=pull,
+        weight_decay_mask=lambda tree: mask,
+    )
+    assert_equal_updates(descent, expected, gradients, params)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", STORED["cases"], ids=lambda case: case["name"])
+def test_trajectories_are_those_of_torch_and_keras(case):
+    arguments = case["arguments"]
+    descent = getattr(novoclip, case["optimizer"])(**arguments)
+    params = np.asarray(STORED["start"])
+    state, update = descent.init(params), jax.jit(descent.update)
+    for gradient, expected in zip(STORED["gradients"], case["params"], strict=True):
+        updates, state = update(np.asarray(gradient), state, params)
+        params = params + updates
+        np.testing.assert_allclose(params, expected, rtol=1e-9, atol=1e-12)
+
+
+def three(transform, gradients, params=None):
+    state, found = transform.init(gradients[0]), []
+    for gradient in gradients:
+        updates, state = transform.update(gradient, state, params)
+        found.append(updates)
+    return found
+
+
+@pytest.mark.usefixtures("x64")
+def test_optax_has_the_eps_of_adagrad_and_rmsprop_inside_the_root():
+    gradients = [jnp.array([g, 1e-4]) for g in (1.0, -2.0, 0.5)]
+    for inside, outside, theirs in (
+        (
+            novoclip.adagrad(0.1, eps=0.0, eps_root=1e-7, initial_accumulator=0.1),
+            novoclip.adagrad(0.1),
+            optax.adagrad(0.1),
+        ),
+        (novoclip.rmsprop(0.1, eps=0.0, eps_root=1e-8), novoclip.rmsprop(0.1), optax.rmsprop(0.1)),
+    ):
+        expected = three(theirs, gradients)
+        np.testing.assert_allclose(three(inside, gradients), expected, rtol=1e-12)
+        assert np.max(np.abs(np.asarray(three(outside, gradients)) - expected)) > 0.01
+
+
+@pytest.mark.usefixtures("x64")
+def test_optax_takes_amsgrads_maximum_of_the_corrected_moment():
+    gradients = [jnp.array([g]) for g in (1.0, 0.1, 0.1)]
+    expected = three(optax.amsgrad(0.1), gradients)
+    np.testing.assert_allclose(three(novoclip.amsgrad(0.1, maximum="corrected"), gradients), expected, rtol=1e-12)
+    raw = np.asarray(three(novoclip.amsgrad(0.1), gradients))
+    assert np.abs(raw[2] - expected[2]) > 0.01
+
+
+@pytest.mark.usefixtures("x64")
+def test_optax_starts_novograd_from_a_zero_gradient():
+    gradients = [jnp.zeros(2), jnp.array([3.0, 4.0])]
+    ours = novoclip.novograd(1.0, 0.9, 0.98)
+    theirs = optax.novograd(1.0, 0.9, 0.98, eps=1e-8)
+    np.testing.assert_allclose(np.linalg.norm(three(ours, gradients)[1]), 1.0, rtol=1e-6)
+    too_long = np.linalg.norm(three(theirs, gradients, jnp.zeros(2))[1])
+    np.testing.assert_allclose(too_long, 1 / np.sqrt(1 - 0.98), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_adam_and_heavy_ball_are_optaxs():
+    gradients, params = storm()
+    for ours, theirs in (
+        (novoclip.adam(0.1), optax.adam(0.1)),
+        (novoclip.adam(0.1, weight_decay=0.01), optax.adamw(0.1, weight_decay=0.01)),
+        (novoclip.momentum(0.1, nesterov=True), optax.sgd(0.1, momentum=0.9, nesterov=True)),
+    ):
+        state, expected = theirs.init(params), []
+        for gradient in gradients:
+            updates, state = theirs.update(gradient, state, params)
+            expected.append(updates)
+        assert_equal_updates(ours, expected, gradients, params)
+
+
+def test_a_constant_gradient_never_makes_centered_rmsprop_nan():
+    constant = jnp.full(3, 123.4, jnp.float32)
+    ours, theirs = novoclip.rmsprop(0.1, centered=True), optax.rmsprop(0.1, centered=True)
+    for transform, broken in ((ours, False), (theirs, True)):
+        update, state, seen = jax.jit(transform.update), transform.init(constant), False
+        for _ in range(400):
+            updates, state = update(constant, state)
+            seen |= bool(np.any(np.isnan(updates)))
+        assert seen == broken
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_second_moments_move_in_16_bits(dtype):
+    gradient = jnp.ones(2, dtype)
+    for name in ("adam", "amsgrad", "novoclip", "rmsprop"):
+        extra = {"rho": 0.999} if name == "rmsprop" else {"b2": 0.999}
+        transform = getattr(novoclip, f"scale_by_{name}")(**extra)
+        update, state = jax.jit(transform.update), transform.init(gradient)
+        for _ in range(2000):
+            _, state = update(gradient, state)
+        memory = state.memory.adam if name == "amsgrad" else state.memory
+        assert memory.root.dtype == jnp.float32
+        np.testing.assert_allclose(memory.root, np.sqrt(1 - 0.999**2000), rtol=1e-4)
+    theirs = optax.scale_by_adam()
+    update, state = jax.jit(theirs.update), theirs.init(gradient)
+    for _ in range(2000):
+        _, state = update(gradient, state)
+    assert np.all(np.asarray(state.nu, np.float32) < 0.8)  # 0.86
+
+
+def test_moments_take_the_dtype_that_is_asked_for():
+    state = novoclip.adam(0.1, mu_dtype="bfloat16", nu_dtype=jnp.float16).init(jnp.ones(2))
+    assert state.memory.mu.dtype == jnp.bfloat16
+    assert state.memory.root.dtype == jnp.float16
+    with pytest.raises(TypeError, match="mu_dtype must be a floating dtype"):
+        novoclip.adam(0.1, mu_dtype="int32")
+
+
+def test_a_spike_of_1e30_leaves_no_moment_infinite():
+    for transform in (
+        novoclip.adam(0.1),
+        novoclip.novograd(0.1, b2=0.25),
+        novoclip.adagrad(0.1),
+        novoclip.rmsprop(0.1),
+    ):
+        found = three(transform, [jnp.array([s, 1.0], jnp.float32) for s in (1.0, 1e30, 1.0)])
+        assert np.all(np.isfinite(found))
+        assert np.all(np.abs(found) < 1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"])
+def test_optimizers_survive_what_optax_wraps_around_them(name):
+    make = getattr(novoclip, name)
+    params = {"w": jnp.array([3.0, -2.0, 1.0])}
+    clip = novoclip.clip_by_global_norm(1.0)
+    plain = make(0.05, clip=clip)
+    scheduled = make(lambda step: 0.05, clip=clip)
+    injected = optax.inject_hyperparams(
+        lambda learning_rate, weight_decay: make(learning_rate, weight_decay=weight_decay, clip=clip)
+    )(learning_rate=0.05, weight_decay=0.0)
+    several = optax.MultiSteps(plain, 1).gradient_transformation()
+    guarded = optax.apply_if_finite(plain, 3)
+
+    def loss(tree):
+        return jnp.sum(tree["w"] ** 2)
+
+    ends = []
+    for transform in (plain, scheduled, injected, several, guarded, optax.chain(plain, optax.identity())):
+
+        def step(carry, _, transform=transform):
+            tree, state = carry
+            updates, state = transform.update(jax.grad(loss)(tree), state, tree)
+            return (optax.apply_updates(tree, updates), state), None
+
+        (end, _), _ = jax.lax.scan(step, (params, transform.init(params)), None, length=100)
+        ends.append(end["w"])
+    assert loss({"w": ends[0]}) < loss(params)
+    for end in ends[1:]:
+        np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_arguments_of_optimizers_are_named():
+    for make, message in (
+        (lambda: novoclip.adam(-1.0), "learning_rate must be"),
+        (lambda: novoclip.adam(0.1, b1=1.5), "b1 must be"),
+        (lambda: novoclip.adam(0.1, decay="l2"), "decay must be one of 'decoupled', 'coupled'"),
+        (lambda: novoclip.adam(0.1, nonfinite="zero"), "nonfinite must be one of 'skip', 'propagate'"),
+        (lambda: novoclip.momentum(0.1, nesterov=True, dampening=0.1), "dampening must be 0"),
+        (lambda: novoclip.novoclip(threshold="other"), "threshold must be one of 'inverse', 'proportional'"),
+        (lambda: novoclip.adagrad(0.1, per="unit"), "per must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(TypeError, match=r"clip must be a GradientTransformation.*; got 1.0"):
+        novoclip.adam(0.1, clip=1.0)
+    descent = novoclip.adam(0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match="weight_decay needs the parameters"):
+        descent.update(jnp.ones(2), descent.init(jnp.ones(2)))
+
+
+def test_a_step_that_is_not_finite_can_be_let_through():
+    descent = novoclip.adam(0.1, nonfinite="propagate")
+    updates, state = descent.update(jnp.array([jnp.nan, 1.0]), descent.init(jnp.ones(2)))
+    assert np.isnan(updates[0])
+    assert updates[1] < 0
+    assert int(state.nonfinite) == 0
+
+
+def test_metrics_tell_of_the_optimizer_and_its_clip():
+    descent = novoclip.adam(0.1, clip=novoclip.clip_by_global_norm(1.0))
+    state = descent.init(jnp.ones(2))
+    for gradient in (jnp.array([3.0, 4.0]), jnp.array([jnp.nan, 1.0])):
+        _, state = descent.update(gradient, state)
+    found = novoclip.metrics(state)
+    assert int(found["optimizer/steps"]) == 2
+    assert int(found["optimizer/nonfinite"]) == 1
+    assert int(found["clip/clipped"]) == 1

@@ -84,7 +84,7 @@ def draw(runs, rule_text, path):
     """Draw the stormed runs: their losses above, and what the rule saw and allowed below."""
     alone, ruled = (run for run in runs if run.stormed)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 8), sharex=True, layout="constrained")
-    figure.suptitle(f"A gradient storm, met by Adam alone and by Adam behind\n{rule_text}", fontsize=13)
+    figure.suptitle(f"A gradient storm, met by {alone.name} and by {ruled.name}\n{rule_text}", fontsize=13)
     draw_loss(top, alone, color="tab:orange", linewidth=2)  # wider, to be seen where the two are the same
     draw_loss(top, ruled, color="tab:blue", linewidth=1)
     draw_norms(bottom, ruled)

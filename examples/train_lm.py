@@ -2,6 +2,7 @@
 
     python examples/train_lm.py
     python examples/train_lm.py --clip clip_by_norm:max_norm=0.2,per=tensor --nan 500
+    python examples/train_lm.py --optimizer novoclip:threshold=proportional
 
 A transformer of 116,000 parameters learns to predict the next character of English text.
 Both optimizers train it twice from the same start: on clean gradients, and through a storm,
@@ -29,7 +30,16 @@ import novoclip
 from novoclip.catalog import CATALOG
 
 LENGTH, BATCH, WIDTH, LAYERS, HEADS = 48, 16, 64, 2, 4
-LEARNING_RATE = 3e-3
+LEARNING_RATES = {
+    "sgd": 0.3,
+    "momentum": 0.1,
+    "adagrad": 0.03,
+    "rmsprop": 3e-3,
+    "adam": 3e-3,
+    "amsgrad": 3e-3,
+    "novograd": 0.01,
+    "novoclip": 3e-3,
+}
 VALIDATION_BATCHES = 40
 CHUNK = 10  # steps in one compiled call: enough to hide its cost, few enough for a progress bar that moves
 
@@ -126,10 +136,10 @@ class Run:
         return None
 
 
-def make_trainer(model, rule, characters):
+def make_trainer(model, rule, descent, characters):
     """Return the optimizer, and a compiled function that trains for one chunk of weather."""
     # The records on either side tell the norm before and after the rule, whatever the rule itself keeps.
-    optimizer = optax.chain(novoclip.record(), rule, novoclip.record(), optax.adam(LEARNING_RATE))
+    optimizer = optax.chain(novoclip.record(), rule, novoclip.record(), descent)
 
     def step(carry, weather):
         params, opt_state = carry
@@ -166,12 +176,12 @@ def train(run, params, optimizer, train_chunk, report):
     return carry[0]
 
 
-def train_all(runs, rules, text, log_every, console):
+def train_all(runs, rules, descent, text, log_every, console):
     training, validation, vocabulary = encode(text)
     model = LanguageModel(vocabulary)
     params = model.init(jax.random.key(0), jnp.zeros((1, LENGTH), jnp.int32))
     validate = make_validation(model, validation)
-    trainers = {name: make_trainer(model, rule, training) for name, rule in rules.items()}
+    trainers = {name: make_trainer(model, rule, descent, training) for name, rule in rules.items()}
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     console.print(f"{size:,} parameters; {len(text):,} characters, {vocabulary} of them different", highlight=False)
 
@@ -205,18 +215,34 @@ class Parser(argparse.ArgumentParser):
 def parse_rule(text):
     """Return the name, the arguments and the rule for `name:key=value,key=value`."""
     name, _, listed = text.partition(":")
-    entries = {entry.name: entry for entry in CATALOG}
+    entries = {entry.name: entry for entry in CATALOG if entry.kind != "optimizer"}
     if name not in entries:
         msg = f"no such rule; choose from {', '.join(entries)}"
         raise ValueError(msg)
-    arguments = {} if listed else dict(entries[name].examples[0])
+    arguments = parse_items(listed) if listed else dict(entries[name].examples[0])
+    return name, arguments, entries[name].make(**arguments)
+
+
+def parse_optimizer(text):
+    """Return the name and the optimizer for `name:key=value,key=value`."""
+    name, _, listed = text.partition(":")
+    if name not in LEARNING_RATES:
+        msg = f"no such optimizer; choose from {', '.join(LEARNING_RATES)}"
+        raise ValueError(msg)
+    # Nothing but the rule shall protect it, or there is nothing to see.
+    arguments = {"learning_rate": LEARNING_RATES[name], "nonfinite": "propagate"} | parse_items(listed)
+    return name, getattr(novoclip, name)(**arguments)
+
+
+def parse_items(listed):
+    arguments = {}
     for item in listed.split(",") if listed else ():
         key, _, value = item.partition("=")
         if not (key and value):
             msg = f"expected key=value, got {item!r}"
             raise ValueError(msg)
         arguments[key.strip()] = parse_value(value.strip())
-    return name, arguments, entries[name].make(**arguments)
+    return arguments
 
 
 def parse_value(text):
@@ -233,6 +259,12 @@ def parse_arguments(argv):
         default="autoclip:percentile=90,window=200",
         metavar="RULE",
         help="NAME or NAME:KEY=VALUE,... (%(default)s)",
+    )
+    parser.add_argument(
+        "--optimizer",
+        default="adam",
+        metavar="OPTIMIZER",
+        help=f"{', '.join(LEARNING_RATES)}, or NAME:KEY=VALUE,... (%(default)s)",
     )
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="of each training (%(default)s)")
     parser.add_argument("--nan", type=int, metavar="STEP", help="make the storm's gradient NaN at this step, from 1")
@@ -251,6 +283,10 @@ def parse_arguments(argv):
     except (TypeError, ValueError) as error:
         parser.error(f"--clip {options.clip}: {error}")
     try:
+        options.optimizer_name, options.descent = parse_optimizer(options.optimizer)
+    except (TypeError, ValueError) as error:
+        parser.error(f"--optimizer {options.optimizer}: {error}")
+    try:
         options.characters = options.text.read_text("utf-8") if options.text else "\n".join(topics.values())
         options.out.mkdir(parents=True, exist_ok=True)
     except (OSError, UnicodeDecodeError) as error:
@@ -263,7 +299,8 @@ def parse_arguments(argv):
 def main(argv=None):
     options = parse_arguments(argv)
     console = Console()
-    rules = {"Adam alone": optax.identity(), f"Adam + {options.rule_name}": options.rule}
+    name = options.optimizer_name.capitalize()
+    rules = {f"{name} alone": optax.identity(), f"{name} + {options.rule_name}": options.rule}
     # The storm first, so that an interrupted run has seen what matters most.
     runs = [
         Run(name, stormed, make_weather(options.steps, options.nan, stormed=stormed))
@@ -272,7 +309,7 @@ def main(argv=None):
     ]
     status = 0
     try:
-        train_all(runs, rules, options.characters, options.log_every, console)
+        train_all(runs, rules, options.descent, options.characters, options.log_every, console)
     except KeyboardInterrupt:
         console.print("Interrupted; this is what was measured so far.")
         status = 130
@@ -280,7 +317,8 @@ def main(argv=None):
         rule_text = (
             f"{options.rule_name}({', '.join(f'{key}={value}' for key, value in options.rule_arguments.items())})"
         )
-        picture, history = (options.out / f"storm_{options.rule_name}.{ending}" for ending in ("png", "csv"))
+        stem = "storm" if options.optimizer_name == "adam" else f"storm_{options.optimizer_name}"
+        picture, history = (options.out / f"{stem}_{options.rule_name}.{ending}" for ending in ("png", "csv"))
         console.print(result_table(runs))
         write_history(runs, history)
         draw(runs, rule_text, picture)

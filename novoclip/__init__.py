@@ -43,6 +43,7 @@ from novoclip.rules import (
     z_score,
     zclip,
 )
+from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
 from novoclip.telemetry import metrics, record
 
 __all__ = [
@@ -64,6 +65,8 @@ __all__ = [
     "adam",
     "amsgrad",
     "autoclip",
+    "batch_damped",
+    "batch_scaled",
     "clip",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -71,6 +74,7 @@ __all__ = [
     "clip_by_value",
     "constant",
     "groups",
+    "inverse_time_decay",
     "metrics",
     "momentum",
     "normalize_by_norm",
@@ -90,6 +94,7 @@ __all__ = [
     "second_moment",
     "sgd",
     "units",
+    "untuned_warmup",
     "z_score",
     "zclip",
 ]

@@ -17,6 +17,7 @@ from tests.cases import CASES
 NUMBERS = [
     (entry, example, name)
     for entry in CATALOG
+    if entry.kind != "optimizer"
     for example in entry.examples[:1]
     for name in inspect.signature(entry.make).parameters
     if name in ("max_delta", "max_norm", "threshold", "b2", "scale", "percentile", "z_threshold", "decay")

@@ -133,6 +133,8 @@ def test_train_lm_keeps_what_it_has_when_interrupted(tmp_path):
         (["--clip", "autoclip:percentile=190"], "percentile must be a number in [0, 100]"),
         (["--clip", "clip_by_norm:per=tensor"], "missing 1 required positional argument: 'max_norm'"),
         (["--clip", "autoclip:90"], "expected key=value, got '90'"),
+        (["--optimizer", "adamw"], "no such optimizer; choose from sgd, momentum, "),
+        (["--optimizer", "adam:b1=2"], "b1 must be a number in [0, 1]"),
         (["--steps", "many"], "invalid int value: 'many'"),
         (["--steps", "19"], "--steps must be at least 20"),
         (["--log-every", "0"], "--log-every must be at least 1"),
@@ -169,6 +171,35 @@ def test_train_lm_answers_bad_arguments_in_one_line(train_lm, arguments, reason,
 )
 def test_train_lm_reads_a_rule_with_its_arguments(train_lm, text, arguments):
     assert train_lm.parse_rule(text)[:2] == (text.partition(":")[0], arguments)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"])
+def test_train_lm_makes_every_optimizer(train_lm, name):
+    found, descent = train_lm.parse_optimizer(f"{name}:learning_rate=0.5,nonfinite=skip")
+    assert found == name
+    updates, _ = descent.update(np.ones(2, np.float32), descent.init(np.ones(2, np.float32)))
+    assert np.all(np.asarray(updates) < 0)
+
+
+def test_train_lm_with_another_optimizer(tmp_path):
+    shown = output(
+        "train_lm",
+        "--steps",
+        20,
+        "--optimizer",
+        "novoclip:threshold=proportional",
+        "--clip",
+        "zclip",
+        "--out",
+        tmp_path,
+    )
+    assert list(rows_of(shown))[-2:] == ["Novoclip alone", "Novoclip + zclip"]
+    assert (tmp_path / "storm_novoclip_zclip.png").exists()
+
+
+def test_quickstart_ends_at_two_and_zero():
+    last = re.search(r"step 1000: w = (\S+), b = (\S+), loss", output("quickstart"))
+    np.testing.assert_allclose([float(last[1]), float(last[2])], [2.0, 0.0], atol=1e-3)
 
 
 def test_the_storm_has_room_in_the_shortest_training(train_lm):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.arguments import Number, Schedulable, check_choice, check_number
 from novoclip.measure import resolve_measure
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
 from novoclip.optimizers.moments import divide, over_tensors, real_zeros
@@ -26,7 +26,9 @@ class AdagradMemory(NamedTuple):
     root: Any
 
 
-def _adagrad(eps: Schedulable, eps_root: Schedulable, initial_accumulator: float, per: str, nu_dtype: Any) -> Algorithm:
+def _adagrad(
+    eps: Schedulable, eps_root: Schedulable, initial_accumulator: Number, per: str, nu_dtype: Any
+) -> Algorithm:
     for name, number in (("eps", eps), ("eps_root", eps_root), ("initial_accumulator", initial_accumulator)):
         check_number(name, number)
     check_choice("per", per, GRANULARITIES)
@@ -35,7 +37,7 @@ def _adagrad(eps: Schedulable, eps_root: Schedulable, initial_accumulator: float
 
     def init(shapes: Any) -> AdagradMemory:
         roots = shapes if per == "element" else jax.eval_shape(blocks.norms, shapes)
-        first = jnp.sqrt(jnp.asarray(float(initial_accumulator)))
+        first = jnp.sqrt(jnp.asarray(initial_accumulator))
         return AdagradMemory(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 
     def learn(gradients: Any, memory: AdagradMemory, params: Any, step: Step) -> AdagradMemory:
@@ -59,7 +61,7 @@ def scale_by_adagrad(
     *,
     eps: Schedulable = 1e-10,
     eps_root: Schedulable = 0.0,
-    initial_accumulator: float = 0.0,
+    initial_accumulator: Number = 0.0,
     per: str = "element",
     nu_dtype: Any = None,
     nonfinite: str = "skip",
@@ -108,11 +110,11 @@ def adagrad(
     *,
     eps: Schedulable = 1e-10,
     eps_root: Schedulable = 0.0,
-    initial_accumulator: float = 0.0,
+    initial_accumulator: Number = 0.0,
     per: str = "element",
     nu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     decay: str = "decoupled",
     nonfinite: str = "skip",
@@ -129,7 +131,7 @@ def adagrad(
       per: "element" for Adagrad; "tensor" or "tree" for AdaGrad-Norm.
       nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
-      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,

@@ -133,7 +133,7 @@ def adam(
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     decay: str = "decoupled",
     nonfinite: str = "skip",
@@ -153,7 +153,7 @@ def adam(
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise. With 16 bits and b2 = 0.999 it hardly moves.
       clip: any rule, applied to the gradient first.
-      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,

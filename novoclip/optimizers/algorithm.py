@@ -75,7 +75,7 @@ def optimizer(
     learning_rate: Schedulable | None = None,
     *,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     decay: str = "decoupled",
     nonfinite: str = "skip",
@@ -86,7 +86,8 @@ def optimizer(
     """
     if learning_rate is not None:
         check_number("learning_rate", learning_rate)
-    check_number("weight_decay", weight_decay)
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay)
     check_choice("decay", decay, DECAYS)
     check_choice("nonfinite", nonfinite, NONFINITE)
     check_clip(clip)
@@ -113,7 +114,6 @@ def optimizer(
         def if_finite(new: Any, old: Any) -> Any:
             return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
-        gradients = if_finite(gradients, jax.tree.map(jnp.zeros_like, gradients))
         if decay == "coupled":
             gradients = pull(gradients, params, weights, step)
         memory = if_finite(algorithm.learn(gradients, before, weights, step), before)
@@ -136,9 +136,9 @@ def optimizer(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def add_decay(tree: Any, params: Any, weights: Any, step: Step, *, rate: Schedulable, mask: Any) -> Any:
+def add_decay(tree: Any, params: Any, weights: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
     """Return tree + rate * weights, where the mask, of `params`, allows it."""
-    if isinstance(rate, float | int) and rate == 0:
+    if rate is None:
         return tree
     if params is None:
         msg = "weight_decay needs the parameters: call update(updates, state, params)"

@@ -23,26 +23,24 @@ class MomentumMemory(NamedTuple):
     velocity: Any
 
 
-def _momentum(gamma: Schedulable, form: str, dampening: Schedulable, nesterov: bool, mu_dtype: Any) -> Algorithm:
+def _momentum(gamma: Schedulable, form: str, dampening: Schedulable | None, nesterov: bool, mu_dtype: Any) -> Algorithm:
     check_number("gamma", gamma, high=1.0)
-    check_number("dampening", dampening, high=1.0)
     check_choice("form", form, FORMS)
     check_dtype("mu_dtype", mu_dtype)
-    damped = not (isinstance(dampening, float | int) and dampening == 0)
-    if damped and (form == "averaged" or nesterov):
-        msg = f"dampening must be 0 in the averaged form and with nesterov; got {dampening!r}"
-        raise ValueError(msg)
+    if dampening is not None:
+        check_number("dampening", dampening, high=1.0)
+        if form == "averaged" or nesterov:
+            msg = f"dampening must be None in the averaged form and with nesterov; got {dampening!r}"
+            raise ValueError(msg)
 
     def learn(gradients: Any, memory: MomentumMemory, params: Any, step: Step) -> MomentumMemory:
         del params
         b, rest = step.decay(gamma, "gamma")
         if form == "averaged":
             return MomentumMemory(average(gradients, memory.velocity, (b, rest)))
-        taken = (
-            jnp.where(step.number == 0, 1, step.decay(dampening, "dampening")[1])
-            if damped
-            else jnp.ones((), step.dtype)
-        )
+        taken = jnp.ones((), step.dtype)
+        if dampening is not None:
+            taken = jnp.where(step.number == 0, 1, step.decay(dampening, "dampening")[1])
         return MomentumMemory(jax.tree.map(lambda g, v: b * v + taken * g, gradients, memory.velocity))
 
     def direction(gradients: Any, memory: MomentumMemory, step: Step) -> Any:
@@ -59,7 +57,7 @@ def scale_by_momentum(
     gamma: Schedulable = 0.9,
     *,
     form: str = "heavy_ball",
-    dampening: Schedulable = 0.0,
+    dampening: Schedulable | None = None,
     nesterov: bool = False,
     mu_dtype: Any = None,
     nonfinite: str = "skip",
@@ -76,7 +74,7 @@ def scale_by_momentum(
     Args:
       gamma: decay of v in [0, 1]: a float, an array or a schedule.
       form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
-      dampening: in [0, 1]: a float, an array or a schedule; 0 with nesterov and in the averaged form.
+      dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
       nesterov: whether to look ahead.
       mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
@@ -115,11 +113,11 @@ def momentum(
     gamma: Schedulable = 0.9,
     *,
     form: str = "heavy_ball",
-    dampening: Schedulable = 0.0,
+    dampening: Schedulable | None = None,
     nesterov: bool = False,
     mu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     decay: str = "decoupled",
     nonfinite: str = "skip",
@@ -132,11 +130,11 @@ def momentum(
       learning_rate: lr, at least 0: a float, an array or a schedule.
       gamma: decay of v in [0, 1]: a float, an array or a schedule.
       form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
-      dampening: in [0, 1]: a float, an array or a schedule; 0 with nesterov and in the averaged form.
+      dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
       nesterov: whether to look ahead.
       mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
-      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,

@@ -26,12 +26,18 @@ class NovoGradMemory(NamedTuple):
 
 
 def _novograd(
-    b1: Schedulable, b2: Schedulable, eps: Schedulable, weight_decay: Schedulable, weight_decay_mask: Any, mu_dtype: Any
+    b1: Schedulable,
+    b2: Schedulable,
+    eps: Schedulable,
+    weight_decay: Schedulable | None,
+    weight_decay_mask: Any,
+    mu_dtype: Any,
 ) -> Algorithm:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
     check_number("eps", eps)
-    check_number("weight_decay", weight_decay)
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay)
     check_dtype("mu_dtype", mu_dtype)
     tensors = resolve_measure("tensor")
 
@@ -59,7 +65,7 @@ def scale_by_novograd(
     b2: Schedulable = 0.98,
     *,
     eps: Schedulable = 1e-8,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
     nonfinite: str = "skip",
@@ -74,7 +80,7 @@ def scale_by_novograd(
         1 / (1 - b1) tensor norms long, and learning rates are near 0.01.
       b2: decay of v in [0, 1], likewise.
       eps: at least 0, likewise.
-      weight_decay: inside the moment, at least 0: a float, an array or a schedule.
+      weight_decay: inside the moment, at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
@@ -108,7 +114,7 @@ def novograd(
     b2: Schedulable = 0.98,
     *,
     eps: Schedulable = 1e-8,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     mu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
@@ -124,7 +130,7 @@ def novograd(
         1 / (1 - b1) tensor norms long, and learning rates are near 0.01.
       b2: decay of v in [0, 1], likewise.
       eps: at least 0, likewise.
-      weight_decay: inside the moment, at least 0: a float, an array or a schedule.
+      weight_decay: inside the moment, at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.

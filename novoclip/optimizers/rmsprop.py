@@ -27,18 +27,23 @@ class RMSpropMemory(NamedTuple):
 
 
 def _rmsprop(
-    rho: Schedulable, eps: Schedulable, eps_root: Schedulable, centered: bool, momentum: Schedulable, nu_dtype: Any
+    rho: Schedulable,
+    eps: Schedulable,
+    eps_root: Schedulable,
+    centered: bool,
+    momentum: Schedulable | None,
+    nu_dtype: Any,
 ) -> Algorithm:
-    for name, number, high in (("rho", rho, 1.0), ("momentum", momentum, 1.0)):
-        check_number(name, number, high=high)
+    check_number("rho", rho, high=1.0)
+    if momentum is not None:
+        check_number("momentum", momentum, high=1.0)
     for name, number in (("eps", eps), ("eps_root", eps_root)):
         check_number(name, number)
     check_dtype("nu_dtype", nu_dtype)
-    moving = not (isinstance(momentum, float | int) and momentum == 0)
 
     def init(shapes: Any) -> RMSpropMemory:
         return RMSpropMemory(
-            real_zeros(shapes, nu_dtype), zeros(shapes) if centered else (), zeros(shapes) if moving else ()
+            real_zeros(shapes, nu_dtype), zeros(shapes) if centered else (), () if momentum is None else zeros(shapes)
         )
 
     def scaled(gradients: Any, root: Any, step: Step) -> Any:
@@ -55,13 +60,13 @@ def _rmsprop(
             mean = average(gradients, mean, (b, rest))
         else:
             root = root_average(gradients, memory.root, (b, rest))
-        if moving:
+        if momentum is not None:
             by = step.value(momentum, "momentum")
             velocity = jax.tree.map(lambda u, v: by * v + u, scaled(gradients, root, step), velocity)
         return RMSpropMemory(root, mean, velocity)
 
     def direction(gradients: Any, memory: RMSpropMemory, step: Step) -> Any:
-        return memory.velocity if moving else scaled(gradients, memory.root, step)
+        return scaled(gradients, memory.root, step) if momentum is None else memory.velocity
 
     return Algorithm(init, learn, direction)
 
@@ -72,7 +77,7 @@ def scale_by_rmsprop(
     eps: Schedulable = 1e-8,
     eps_root: Schedulable = 0.0,
     centered: bool = False,
-    momentum: Schedulable = 0.0,
+    momentum: Schedulable | None = None,
     nu_dtype: Any = None,
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -88,7 +93,7 @@ def scale_by_rmsprop(
       eps_root: inside of it, likewise. Optax has eps=0, eps_root=1e-8, Keras 1e-7.
       centered: whether to divide by the deviation. Under a constant gradient it falls to 0, and
         the direction grows to g / eps.
-      momentum: of the directions, in [0, 1]: a float, an array or a schedule; 0 keeps no velocity.
+      momentum: of the directions, in [0, 1]: a float, an array or a schedule; None for none.
       nu_dtype: the dtype in which sqrt(R) is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
@@ -123,10 +128,10 @@ def rmsprop(
     eps: Schedulable = 1e-8,
     eps_root: Schedulable = 0.0,
     centered: bool = False,
-    momentum: Schedulable = 0.0,
+    momentum: Schedulable | None = None,
     nu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     decay: str = "decoupled",
     nonfinite: str = "skip",
@@ -142,10 +147,10 @@ def rmsprop(
       eps_root: inside of it, likewise. Optax has eps=0, eps_root=1e-8, Keras 1e-7.
       centered: whether to divide by the deviation. Under a constant gradient it falls to 0, and
         the direction grows to g / eps.
-      momentum: of the directions, in [0, 1]: a float, an array or a schedule; 0 keeps no velocity.
+      momentum: of the directions, in [0, 1]: a float, an array or a schedule; None for none.
       nu_dtype: the dtype in which sqrt(R) is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
-      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,

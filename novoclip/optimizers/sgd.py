@@ -12,7 +12,7 @@ def sgd(
     learning_rate: Schedulable,
     *,
     clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable = 0.0,
+    weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -24,7 +24,7 @@ def sgd(
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
       clip: any rule, applied to the gradient first.
-      weight_decay: at least 0: a float, an array or a schedule.
+      weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.

@@ -1,0 +1,71 @@
+"""Learning-rate rules are their formulas, and the README's others do what it says of them."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 250, 10_000])
+def test_schedules_are_their_formulas(step):
+    at = jnp.int32(step)
+    for found, expected in (
+        (novoclip.inverse_time_decay(0.3, 0.01)(at), 0.3 / (1 + 0.01 * step)),
+        (
+            novoclip.inverse_time_decay(0.3, 2.0, transition_steps=100, staircase=True)(at),
+            0.3 / (1 + 2 * (step // 100)),
+        ),
+        (novoclip.untuned_warmup(0.3, 0.99)(at), 0.3 * min(1, (step + 1) * 0.01 / 2)),
+        (
+            novoclip.untuned_warmup(lambda t: 1.0 / (1 + t), 0.9, form="exponential")(at),
+            (1 - math.exp(-0.1 * (step + 1))) / (1 + step),
+        ),
+        (optax.exponential_decay(0.3, 1, 0.99)(at), 0.3 * 0.99**step),
+        (optax.polynomial_schedule(0.3, 0.0, 2, 1000)(at), 0.3 * (1 - min(step / 1000, 1)) ** 2),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-12)
+
+
+def test_batches_scale_and_damp():
+    assert novoclip.batch_scaled(0.1, 512, 256) == 0.2
+    np.testing.assert_allclose(novoclip.batch_scaled(0.1, 512, 256, rule="square_root"), 0.1 * math.sqrt(2))
+    assert novoclip.batch_damped(0.1, 256, 256) == 0.05
+    assert novoclip.batch_damped(0.1, 512, 256) < novoclip.batch_damped(0.1, 256, 256)
+
+
+def test_a_rate_is_reduced_when_the_error_stops_falling():
+    optimizer = optax.chain(novoclip.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=3))
+    params = jnp.ones(1)
+    state, sizes = optimizer.init(params), []
+    for step in range(12):
+        updates, state = optimizer.update(jnp.ones(1), state, params, value=1.0 / (step + 1) if step < 4 else 0.25)
+        sizes.append(-float(updates[0]))
+    assert sizes[:6] == [1.0] * 6  # the error last fell at step 3
+    assert sizes[-1] <= 0.5
+
+
+def test_a_rate_is_changed_by_hand():
+    optimizer = optax.inject_hyperparams(novoclip.adam)(learning_rate=0.1)
+    state = optimizer.init(jnp.ones(1))
+    updates, state = optimizer.update(jnp.ones(1), state)
+    state.hyperparams["learning_rate"] = jnp.float32(0.01)
+    smaller, state = optimizer.update(jnp.ones(1), state)
+    np.testing.assert_allclose(smaller, 0.1 * updates, rtol=1e-5)
+
+
+def test_wrong_arguments_of_schedules_are_named():
+    for make, message in (
+        (lambda: novoclip.inverse_time_decay(-1.0, 0.1), "init_value must be"),
+        (lambda: novoclip.inverse_time_decay(1.0, 0.1, transition_steps=0), "transition_steps must be"),
+        (lambda: novoclip.untuned_warmup(0.1, 1.0), r"b2 must be a number in \[0, 1\)"),
+        (lambda: novoclip.untuned_warmup(0.1, form="quadratic"), "form must be one of"),
+        (lambda: novoclip.batch_scaled(0.1, 0, 1), "batch_size must be"),
+        (lambda: novoclip.batch_scaled(0.1, 1, 1, rule="cubic"), "rule must be one of"),
+        (lambda: novoclip.batch_damped(0.1, 1, 0), "warmup_batch_size must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

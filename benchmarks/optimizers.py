@@ -6,6 +6,7 @@ python benchmarks/optimizers.py --rounds 7
 import argparse
 import functools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ PAIRS = {
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", type=int, default=4096)
@@ -45,7 +46,7 @@ def main():
     for key, optimizer in subjects.items():
 
         @functools.partial(jax.jit, donate_argnums=(0, 1))
-        def step(params, state, gradient, optimizer=optimizer):
+        def step(params: Any, state: Any, gradient: Any, optimizer: Any = optimizer) -> Any:
             updates, state = optimizer.update(gradient, state, params)
             return optax.apply_updates(params, updates), state
 
@@ -62,16 +63,11 @@ def main():
     print(f"{shape} {options.dtype}, {jax.default_backend()}, jax {jax.__version__}")
     print(f"{'':28}{'optax':>10}{'novoclip':>10}{'ratio':>8}   copies of the gradient (optax, novoclip)")
     for name in PAIRS:
-        found = [1e3 * np.median(times[name, side]) if (name, side) in times else np.nan for side in (0, 1)]
-        copies = [
-            steps[name, side].memory_analysis().temp_size_in_bytes / gradient.nbytes
-            if (name, side) in steps
-            else np.nan
-            for side in (0, 1)
-        ]
-        print(
-            f"{name:28}{found[0]:7.1f} ms{found[1]:7.1f} ms{found[1] / found[0]:8.2f}   {copies[0]:.2f}, {copies[1]:.2f}"
-        )
+        sides = [(name, side) in times for side in (0, 1)]
+        found = [1e3 * np.median(times[name, side]) if sides[side] else np.nan for side in (0, 1)]
+        memory = [steps[name, side].memory_analysis().temp_size_in_bytes if sides[side] else np.nan for side in (0, 1)]
+        copies = ", ".join(f"{size / gradient.nbytes:.2f}" for size in memory)
+        print(f"{name:28}{found[0]:7.1f} ms{found[1]:7.1f} ms{found[1] / found[0]:8.2f}   {copies}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def scale_by_novoclip(
     the right value depends on the gradients' scale: at 1.0, gradients near 1e-3 are never clipped,
     those near 1e3 always; and v takes in a spike whole, which shortens the steps for some
     1 / (1 - b2) steps. The proportional form depends on no scale and keeps spikes out of v; it has
-    no limit until a gradient is not 0, and passes zeros over.
+    no limit until a gradient is not 0, and passes zeros over. With bias correction it came through
+    the gradient storm of `examples/train_lm.py` at every scale, where the inverse form did not.
 
     Args:
       b1: decay of m in [0, 1]: a float, an array or a schedule.

@@ -131,8 +131,8 @@ def scale_by_novoclip(
       >>> state = rule.init(jnp.zeros(2))
       >>> for gradient in ([1.0, 1.0], [1.0, 100.0]):
       ...     updates, state = rule.update(jnp.array(gradient), state)
-      >>> print(updates.round(1))
-      [1.  1.3]
+      >>> [round(float(update), 2) for update in updates]
+      [1.0, 1.34]
 
     References:
       Kingma, Ba, `Adam: a method for stochastic optimization <https://arxiv.org/abs/1412.6980>`_, 2014.

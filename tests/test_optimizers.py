@@ -291,6 +291,22 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
         np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam"])
+def test_a_step_makes_no_copy_of_the_gradients(name, dtype):
+    optimizer = getattr(novoclip, name)(0.1)
+    params = {"w": jax.ShapeDtypeStruct((4096, 4096), dtype)}
+    state = jax.eval_shape(optimizer.init, params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    memory = step.lower(params, state, params).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.01 * params["w"].size
+
+
 def test_wrong_arguments_of_optimizers_are_named():
     for make, message in (
         (lambda: novoclip.adam(-1.0), "learning_rate must be"),

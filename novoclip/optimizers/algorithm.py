@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -192,6 +193,7 @@ def _numbers(tree: Any, dtype: Any, convert: Callable[[Any, Any], Any] = _cast) 
 
 def _all_finite(tree: Any) -> jax.Array:
     # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
-    sums = [jnp.sum(x - x) for x in map(jnp.asarray, _measured(tree))]
+    # Behind a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
+    sums = [jnp.sum(x - x) for x in map(lax.optimization_barrier, map(jnp.asarray, _measured(tree)))]
     parts = [part.astype(jnp.float32) for total in sums for part in (jnp.real(total), jnp.imag(total))]
     return jnp.isfinite(sum(parts, jnp.zeros((), jnp.float32)))

@@ -24,12 +24,13 @@ def check_number(
     low: float = 0.0,
     high: float = math.inf,
     exclude_low: bool = False,
+    exclude_high: bool = False,
 ) -> None:
     """Raise unless `value` is a schedule, a JAX array, or a number in [low, high]."""
     if callable(value):
         return
-    bracket = "(" if exclude_low else "["
-    allowed = f"a number in {bracket}{low:g}, {high:g}], an array or a schedule"
+    brackets = "(" if exclude_low else "[", ")" if exclude_high else "]"
+    allowed = f"a number in {brackets[0]}{low:g}, {high:g}{brackets[1]}, an array or a schedule"
     if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray | np.generic | jax.Array):
         msg = f"{name} must be {allowed}; got {value!r}"
         raise TypeError(msg)
@@ -45,8 +46,10 @@ def check_number(
         raise ValueError(msg)
     if isinstance(value, jax.Array):
         return
-    inside = (np.asarray(value) > low) if exclude_low else (np.asarray(value) >= low)
-    if not np.all(inside & (np.asarray(value) <= high)):
+    array = np.asarray(value)
+    above = (array > low) if exclude_low else (array >= low)
+    below = (array < high) if exclude_high else (array <= high)
+    if not np.all(above & below):
         msg = f"{name} must be {allowed}; got {value!r}"
         raise ValueError(msg)
 

@@ -76,11 +76,8 @@ def untuned_warmup(learning_rate: Schedulable, b2: float = 0.999, *, form: str =
       <https://arxiv.org/abs/1910.04209>`_, 2019.
     """
     check_number("learning_rate", learning_rate)
-    check_number("b2", b2, high=1.0)
+    check_number("b2", b2, high=1.0, exclude_high=True)
     check_choice("form", form, WARMUPS)
-    if b2 == 1:
-        msg = f"b2 must be a number in [0, 1); got {b2!r}"
-        raise ValueError(msg)
 
     def schedule(step: jax.Array) -> jax.Array:
         progress = (jnp.asarray(step, jnp.float32) + 1) * (1 - b2)

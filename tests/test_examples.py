@@ -134,7 +134,7 @@ def test_train_lm_keeps_what_it_has_when_interrupted(tmp_path):
         (["--clip", "clip_by_norm:per=tensor"], "missing 1 required positional argument: 'max_norm'"),
         (["--clip", "autoclip:90"], "expected key=value, got '90'"),
         (["--optimizer", "adamw"], "no such optimizer; choose from sgd, momentum, "),
-        (["--optimizer", "adam:b1=2"], "b1 must be a number in [0, 1]"),
+        (["--optimizer", "adam:b1=2"], "b1 must be a number in [0, 1)"),
         (["--steps", "many"], "invalid int value: 'many'"),
         (["--steps", "19"], "--steps must be at least 20"),
         (["--log-every", "0"], "--log-every must be at least 1"),

@@ -311,6 +311,8 @@ def test_wrong_arguments_of_optimizers_are_named():
     for make, message in (
         (lambda: novoclip.adam(-1.0), "learning_rate must be"),
         (lambda: novoclip.adam(0.1, b1=1.5), "b1 must be"),
+        (lambda: novoclip.adam(0.1, b2=1.0), r"b2 must be a number in \[0, 1\)"),
+        (lambda: novoclip.rmsprop(0.1, 1.0), r"rho must be a number in \[0, 1\)"),
         (lambda: novoclip.adam(0.1, decay="l2"), "decay must be one of 'decoupled', 'coupled'"),
         (lambda: novoclip.adam(0.1, nonfinite="zero"), "nonfinite must be one of 'skip', 'propagate'"),
         (lambda: novoclip.momentum(0.1, nesterov=True, dampening=0.1), "dampening must be None"),

@@ -37,7 +37,7 @@ def adam_algorithm(
 ) -> Algorithm:
     """Return the formula alone."""
     for name, number in (("b1", b1), ("b2", b2)):
-        check_number(name, number, high=1.0)
+        check_number(name, number, high=1.0, exclude_high=True)
     for name, number in (("eps", eps), ("eps_root", eps_root)):
         check_number(name, number)
     check_dtype("mu_dtype", mu_dtype)
@@ -90,8 +90,8 @@ def scale_by_adam(
     with bias correction; for a schedule, the product of its values stands for b^t.
 
     Args:
-      b1: decay of m in [0, 1]: a float, an array or a schedule, such as 0.9 * 0.999**t.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule, such as 0.9 * 0.999**t.
+      b2: decay of v in [0, 1), likewise.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       bias_correction: whether to divide m and v by the weights that they have gathered. Without, the
@@ -144,8 +144,8 @@ def adam(
 
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
-      b1: decay of m in [0, 1]: a float, an array or a schedule, such as 0.9 * 0.999**t.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule, such as 0.9 * 0.999**t.
+      b2: decay of v in [0, 1), likewise.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       bias_correction: whether to divide m and v by the weights that they have gathered. Without, the

@@ -77,8 +77,8 @@ def scale_by_amsgrad(
     and w_t corrected for their bias. For maximum "corrected", w_t = max(w_{t-1}, v_t / (1 - b2^t)).
 
     Args:
-      b1: decay of m in [0, 1]: a float, an array or a schedule, such as 0.9 * 0.999**t.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule, such as 0.9 * 0.999**t.
+      b2: decay of v in [0, 1), likewise.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       bias_correction: whether to divide m and v by the weights that they have gathered. Without, the
@@ -133,8 +133,8 @@ def amsgrad(
 
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
-      b1: decay of m in [0, 1]: a float, an array or a schedule, such as 0.9 * 0.999**t.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule, such as 0.9 * 0.999**t.
+      b2: decay of v in [0, 1), likewise.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       bias_correction: whether to divide m and v by the weights that they have gathered. Without, the

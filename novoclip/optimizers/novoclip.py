@@ -45,8 +45,10 @@ def _novoclip(
     check_choice("threshold", threshold, tuple(CLIPPING))
     check_choice("per", per, GRANULARITIES)
     scale = CLIPPING[threshold] if clipping is None else clipping
-    for name, number, high in (("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, jnp.inf), ("clipping", scale, jnp.inf)):
-        check_number(name, number, high=high)
+    for name, number in (("b1", b1), ("b2", b2)):
+        check_number(name, number, high=1.0, exclude_high=True)
+    for name, number in (("eps", eps), ("clipping", scale)):
+        check_number(name, number)
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 
@@ -104,8 +106,8 @@ def scale_by_novoclip(
     the gradient storm of `examples/train_lm.py` at every scale, where the inverse form did not.
 
     Args:
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule.
+      b2: decay of v in [0, 1), likewise.
       eps: at least 0, likewise.
       clipping: C in squared gradient units, 1.0 by default ("inverse"), or a number of deviations,
         3.0 by default ("proportional"); at least 0: a float, an array or a schedule.
@@ -167,8 +169,8 @@ def novoclip(
 
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of v in [0, 1], likewise.
+      b1: decay of m in [0, 1): a float, an array or a schedule.
+      b2: decay of v in [0, 1), likewise.
       eps: at least 0, likewise.
       clipping: C, 1.0 by default, or a number of deviations, 3.0 by default.
       threshold: "inverse" or "proportional".

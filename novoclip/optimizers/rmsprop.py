@@ -34,7 +34,7 @@ def _rmsprop(
     momentum: Schedulable | None,
     nu_dtype: Any,
 ) -> Algorithm:
-    check_number("rho", rho, high=1.0)
+    check_number("rho", rho, high=1.0, exclude_high=True)
     if momentum is not None:
         check_number("momentum", momentum, high=1.0)
     for name, number in (("eps", eps), ("eps_root", eps_root)):
@@ -88,7 +88,7 @@ def scale_by_rmsprop(
     recurrence of its own, and is never negative. With momentum, u is b_t = momentum b_{t-1} + u.
 
     Args:
-      rho: decay of R in [0, 1]: a float, an array or a schedule; torch has 0.99.
+      rho: decay of R in [0, 1): a float, an array or a schedule; torch has 0.99.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise. Optax has eps=0, eps_root=1e-8, Keras 1e-7.
       centered: whether to divide by the deviation. Under a constant gradient it falls to 0, and
@@ -142,7 +142,7 @@ def rmsprop(
 
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
-      rho: decay of R in [0, 1]: a float, an array or a schedule; torch has 0.99.
+      rho: decay of R in [0, 1): a float, an array or a schedule; torch has 0.99.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise. Optax has eps=0, eps_root=1e-8, Keras 1e-7.
       centered: whether to divide by the deviation. Under a constant gradient it falls to 0, and

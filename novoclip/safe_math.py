@@ -31,4 +31,6 @@ def square_root(total: jax.Array) -> jax.Array:
 def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     """Return sqrt(one^2 + other^2) of numbers that are at least 0."""
     large, small = jnp.maximum(one, other), jnp.minimum(one, other)
-    return large * jnp.sqrt(1 + jnp.square(ratio(small, jnp.where(large > 0, large, 1))))
+    square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
+    # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
+    return large + large * (square / (1 + jnp.sqrt(1 + square)))

@@ -307,7 +307,60 @@ def test_a_step_makes_no_copy_of_the_gradients(name, dtype):
     assert memory.temp_size_in_bytes < 0.01 * params["w"].size
 
 
+@pytest.mark.parametrize("per", ["element", "tensor"])
+def test_rare_gradients_are_not_clipped_by_the_zeros_between(per):
+    transform = novoclip.scale_by_novoclip(0.0, threshold="proportional", bias_correction=True, per=per)
+    update, state = jax.jit(transform.update), transform.init({"rare": jnp.ones(1), "dense": jnp.ones(1)})
+    for step in range(1001):
+        gradient = {"rare": jnp.full(1, float(step in (0, 500, 1000))), "dense": jnp.ones(1)}
+        updates, state = update(gradient, state)
+    for leaf in updates.values():
+        np.testing.assert_allclose(leaf, 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [novoclip.autoclip(50.0, window=4, per="tensor"), optax.ema(0.9)])
+def test_a_skipped_step_leaves_no_trace_in_the_clip(clip):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    descent = novoclip.adam(0.1, clip=clip)
+    _, state = descent.update(params, descent.init(params))
+    bad = {"a": jnp.array([jnp.nan, 1.0]), "b": jnp.full(2, 1e6)}
+    _, after = descent.update(bad, state)
+    jax.tree.map(np.testing.assert_array_equal, after.clip, state.clip)
+
+
+def test_long_sums_keep_their_small_terms():
+    transform = novoclip.scale_by_adagrad()
+    gradients = jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)
+
+    def step(state, gradient):
+        return transform.update(gradient[None], state)[1], None
+
+    state, _ = jax.lax.scan(step, transform.init(jnp.zeros(1)), gradients)
+    np.testing.assert_allclose(state.memory.root[0], np.linalg.norm(np.asarray(gradients, np.float64)), rtol=1e-4)
+
+
+def test_a_mask_of_novograd_sees_the_parameters_as_they_are():
+    params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2), "i": jnp.array(3)}
+    mask = lambda tree: {name: leaf.dtype == jnp.bfloat16 for name, leaf in tree.items()}  # noqa: E731
+    zeros = {"a": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros(2), "i": np.zeros((), jax.dtypes.float0)}
+    for make in (novoclip.novograd, novoclip.adam):
+        descent = make(1.0, weight_decay=1.0, weight_decay_mask=mask)
+        updates, _ = descent.update(zeros, descent.init(params), params)
+        np.testing.assert_array_equal(np.asarray(updates["a"], np.float32), -1)
+        np.testing.assert_array_equal(updates["b"], 0)
+
+
+def test_float16_moments_stay_finite():
+    for dtypes in ({"mu_dtype": "float16"}, {"nu_dtype": "float16"}):
+        found = three(novoclip.adam(0.1, **dtypes), [jnp.full(1, g, jnp.float32) for g in (1e9, 1.0, 1.0)])
+        assert np.all(np.isfinite(found))
+
+
 def test_wrong_arguments_of_optimizers_are_named():
+    with pytest.raises(TypeError, match="learning_rate must be"):
+        novoclip.adam(None)
+    with pytest.raises(ValueError, match=r"clipping must be a number in \[1, inf\]"):
+        novoclip.novoclip(clipping=0.5, threshold="proportional")
     for make, message in (
         (lambda: novoclip.adam(-1.0), "learning_rate must be"),
         (lambda: novoclip.adam(0.1, b1=1.5), "b1 must be"),

@@ -8,7 +8,7 @@ import optax
 
 from novoclip.arguments import Number, Schedulable, check_choice, check_number
 from novoclip.measure import resolve_measure
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import divide, over_tensors, real_zeros
 from novoclip.safe_math import hypotenuse
 
@@ -102,7 +102,7 @@ def scale_by_adagrad(
       stepsizes: sharp convergence over nonconvex landscapes <https://arxiv.org/abs/1806.01811>`_, 2018.
 
     """
-    return optimizer(_adagrad(eps, eps_root, initial_accumulator, per, nu_dtype), nonfinite=nonfinite)
+    return scale_by(_adagrad(eps, eps_root, initial_accumulator, per, nu_dtype), nonfinite=nonfinite)
 
 
 def adagrad(

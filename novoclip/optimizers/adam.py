@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, debiased, divide, ones_average, real_zeros, root_average, scalar, zeros
 
 
@@ -119,7 +119,7 @@ def scale_by_adam(
       Loshchilov, Hutter, `Decoupled weight decay regularization <https://arxiv.org/abs/1711.05101>`_, 2017.
 
     """
-    return optimizer(adam_algorithm(b1, b2, eps, eps_root, bias_correction, mu_dtype, nu_dtype), nonfinite=nonfinite)
+    return scale_by(adam_algorithm(b1, b2, eps, eps_root, bias_correction, mu_dtype, nu_dtype), nonfinite=nonfinite)
 
 
 def adam(

@@ -24,10 +24,12 @@ class Step(NamedTuple):
     Attributes:
       number: int32, how many steps were learned before this one.
       dtype: float32, or float64, the dtype of all the numbers in this step.
+      params: the parameters as they were given, which a mask is made from; may be None.
     """
 
     number: jax.Array
     dtype: Any
+    params: Any
 
     def value(self, value: Schedulable, name: str) -> jax.Array:
         """Return a number, or a schedule's value, as a scalar."""
@@ -71,9 +73,14 @@ class OptimizerState(NamedTuple):
     clip: Any
 
 
+def scale_by(algorithm: Algorithm, *, nonfinite: str) -> optax.GradientTransformationExtraArgs:
+    """Make a transform of an Algorithm's direction."""
+    return _transform(algorithm, lambda updates, _: updates, None, None, None, "decoupled", nonfinite)
+
+
 def optimizer(
     algorithm: Algorithm,
-    learning_rate: Schedulable | None = None,
+    learning_rate: Schedulable,
     *,
     clip: optax.GradientTransformation | None = None,
     weight_decay: Schedulable | None = None,
@@ -81,12 +88,26 @@ def optimizer(
     decay: str = "decoupled",
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Make a transform of an Algorithm; without a learning rate, of its direction alone.
+    """Make an optimizer of an Algorithm: minus the learning rate times its direction."""
+    check_number("learning_rate", learning_rate)
 
-    A step is computed in at least float32 and cast to the gradient's dtype once, at its end.
-    """
-    if learning_rate is not None:
-        check_number("learning_rate", learning_rate)
+    def finish(updates: Any, step: Step) -> Any:
+        rate = step.value(learning_rate, "learning_rate")
+        return jax.tree.map(lambda u: -rate * u, updates)
+
+    return _transform(algorithm, finish, clip, weight_decay, weight_decay_mask, decay, nonfinite)
+
+
+def _transform(
+    algorithm: Algorithm,
+    finish: Callable[[Any, Step], Any],
+    clip: optax.GradientTransformation | None,
+    weight_decay: Schedulable | None,
+    weight_decay_mask: Any,
+    decay: str,
+    nonfinite: str,
+) -> optax.GradientTransformationExtraArgs:
+    # A step is computed in at least float32 and cast to the gradient's dtype once, at its end.
     if weight_decay is not None:
         check_number("weight_decay", weight_decay)
     check_choice("decay", decay, DECAYS)
@@ -109,43 +130,41 @@ def optimizer(
         finite = jnp.array(True) if nonfinite == "propagate" else _all_finite(updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
-        step = Step(state.steps - state.nonfinite, dtype)
+        step = Step(state.steps - state.nonfinite, dtype, params)
         gradients, weights, before = (_numbers(tree, dtype) for tree in (clipped, params, state.memory))
 
         def if_finite(new: Any, old: Any) -> Any:
             return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
         if decay == "coupled":
-            gradients = pull(gradients, params, weights, step)
+            gradients = pull(gradients, weights, step)
         memory = if_finite(algorithm.learn(gradients, before, weights, step), before)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
-            direction = pull(direction, params, weights, step)
-        if learning_rate is not None:
-            rate = step.value(learning_rate, "learning_rate")
-            direction = jax.tree.map(lambda u: -rate * u, direction)
+            direction = pull(direction, weights, step)
+        direction = finish(direction, step)
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
         return jax.tree.map(
             lambda x: next(direction).astype(jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
             steps=count_up(state.steps, jnp.array(True)),
             nonfinite=count_up(state.nonfinite, ~finite),
-            memory=jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory),
-            clip=clip_state,
+            memory=jax.tree.map(lambda new, old: _narrow(new, old.dtype), memory, state.memory),
+            clip=if_finite(clip_state, state.clip),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def add_decay(tree: Any, params: Any, weights: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
-    """Return tree + rate * weights, where the mask, of `params`, allows it."""
+def add_decay(tree: Any, weights: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
+    """Return tree + rate * weights, where the mask allows it."""
     if rate is None:
         return tree
-    if params is None:
+    if step.params is None:
         msg = "weight_decay needs the parameters: call update(updates, state, params)"
         raise ValueError(msg)
     if mask is not None:
-        chosen = mask(params) if callable(mask) else mask
+        chosen = mask(step.params) if callable(mask) else mask
         blank = functools.partial(jax.tree.map, jnp.zeros_like)
         weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
     by = step.value(rate, "weight_decay")
@@ -172,6 +191,14 @@ def _measured(tree: Any) -> list[Any]:
         for leaf in jax.tree.leaves(tree)
         if is_measured(leaf)
     ]
+
+
+def _narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
+    # One gradient beyond float16 must not leave a moment infinite for good.
+    if jnp.finfo(dtype).bits < 32:
+        largest = jnp.asarray(jnp.finfo(dtype).max, leaf.dtype)
+        leaf = jnp.clip(leaf, -largest, largest)
+    return leaf.astype(dtype)
 
 
 def _cast(leaf: Any, dtype: Any) -> jax.Array:

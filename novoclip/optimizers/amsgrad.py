@@ -8,7 +8,7 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm, adam_direction
-from novoclip.optimizers.algorithm import Algorithm, Step, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
 
 MAXIMA = ("raw", "corrected")
 
@@ -107,7 +107,7 @@ def scale_by_amsgrad(
       Reddi, Kale, Kumar, `On the convergence of Adam and beyond <https://arxiv.org/abs/1904.09237>`_, 2018.
 
     """
-    return optimizer(_amsgrad(b1, b2, eps, eps_root, bias_correction, maximum, mu_dtype, nu_dtype), nonfinite=nonfinite)
+    return scale_by(_amsgrad(b1, b2, eps, eps_root, bias_correction, maximum, mu_dtype, nu_dtype), nonfinite=nonfinite)
 
 
 def amsgrad(

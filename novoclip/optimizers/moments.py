@@ -48,6 +48,13 @@ def debiased(tree: Any, weight: jax.Array) -> Any:
     return jax.tree.map(lambda x: x / by, tree)
 
 
+def over_root(root: Any, weight: Any) -> Any:
+    """Return root / sqrt(weight), with one weight for all or one for each."""
+    if isinstance(weight, jax.Array) and weight.ndim == 0:
+        return debiased(root, jnp.sqrt(weight))
+    return jax.tree.map(lambda r, w: r / jnp.sqrt(jnp.where(w > 0, w, 1)), root, weight)
+
+
 def root_average(new: Any, root: Any, decay: Decay) -> Any:
     """Return sqrt(b root^2 + (1 - b) |new|^2), none of whose squares leaves the range of numbers."""
     kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])

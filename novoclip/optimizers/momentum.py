@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, zeros
 
 FORMS = ("heavy_ball", "averaged")
@@ -105,7 +105,7 @@ def scale_by_momentum(
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
 
     """
-    return optimizer(_momentum(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
+    return scale_by(_momentum(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
 
 
 def momentum(

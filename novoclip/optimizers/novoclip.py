@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
-from novoclip.optimizers.moments import average, debiased, divide, ones_average, real_zeros, scalar, zeros
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.moments import average, debiased, divide, ones_average, over_root, real_zeros, scalar, zeros
 from novoclip.optimizers.thresholds import each_of, inverse, proportional, sizes_of
 
 GRANULARITIES = ("element", "tensor")
@@ -22,13 +22,13 @@ class NovoClipMemory(NamedTuple):
       mu: m, a tree like the parameters.
       root: sqrt(v): a tree like the parameters, or a vector over the tensors.
       mu_weight: 1 - b1_1 b1_2 ... b1_t, the weight of the gradients in m.
-      root_weight: that of v.
+      root_weight: that of v; in the proportional form like `root`, for blocks whose gradient is 0 learn nothing.
     """
 
     mu: Any
     root: Any
     mu_weight: jax.Array
-    root_weight: jax.Array
+    root_weight: Any
 
 
 def _novoclip(
@@ -47,33 +47,34 @@ def _novoclip(
     scale = CLIPPING[threshold] if clipping is None else clipping
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0, exclude_high=True)
-    for name, number in (("eps", eps), ("clipping", scale)):
-        check_number(name, number)
+    check_number("eps", eps)
+    # Below one deviation the limit would fall at every step, towards 0.
+    check_number("clipping", scale, low=1.0 if threshold == "proportional" else 0.0)
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> NovoClipMemory:
         roots = jax.eval_shape(lambda tree: sizes_of(tree, per), shapes)
-        return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), scalar(shapes))
+        weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
+        return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 
     def learn(gradients: Any, memory: NovoClipMemory, params: Any, step: Step) -> NovoClipMemory:
         del params
         first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
         if threshold == "inverse":
             clipped, root = inverse(gradients, memory.root, per, second, by)
+            weight = ones_average(memory.root_weight, second)
         else:
-            clipped, root = proportional(gradients, memory.root, per, second, by, memory.root_weight)
-        return NovoClipMemory(
-            average(clipped, memory.mu, first),
-            root,
-            ones_average(memory.mu_weight, first),
-            ones_average(memory.root_weight, second),
-        )
+            clipped, root, weight = proportional(gradients, memory.root, memory.root_weight, per, second, by)
+        mu_weight = ones_average(memory.mu_weight, first)
+        return NovoClipMemory(average(clipped, memory.mu, first), root, mu_weight, weight)
 
     def direction(gradients: Any, memory: NovoClipMemory, step: Step) -> Any:
-        mu, root = memory.mu, each_of(memory.root, gradients, per)
+        mu, root = memory.mu, memory.root
         if bias_correction:
-            mu, root = debiased(mu, memory.mu_weight), debiased(root, jnp.sqrt(memory.root_weight))
+            mu = debiased(mu, memory.mu_weight)
+            root = over_root(root, memory.root_weight)
+        root = each_of(root, gradients, per)
         return divide(mu, root, step.value(eps, "eps"), jnp.zeros((), step.dtype))
 
     return Algorithm(init, learn, direction)
@@ -95,22 +96,23 @@ def scale_by_novoclip(
     """Clip each number at a limit from its second moment, then divide as Adam does (NovoClip).
 
         v_t = b2 v_{t-1} + (1 - b2) g_t^2;  C_t = clipping / sqrt(v_t), infinite where v_t = 0    "inverse"
-        C_t = clipping sqrt(v_{t-1} / (1 - b2^(t-1)));  v_t from g_t' in place of g_t           "proportional"
+        C_t = clipping sqrt(v_{t-1} / (1 - b2^(t-1)));  v_t from g_t' in place of g_t            "proportional"
         g_t' = clip(g_t, -C_t, C_t);  m_t = b1 m_{t-1} + (1 - b1) g_t';  u = m_t / (sqrt(v_t) + eps)
 
     In the inverse form, as published, a number is clipped when |g| sqrt(v) > clipping, so that
     the right value depends on the gradients' scale: at 1.0, gradients near 1e-3 are never clipped,
     those near 1e3 always; and v takes in a spike whole, which shortens the steps for some
     1 / (1 - b2) steps. The proportional form depends on no scale and keeps spikes out of v; it has
-    no limit until a gradient is not 0, and passes zeros over. With bias correction it came through
-    the gradient storm of `examples/train_lm.py` at every scale, where the inverse form did not.
+    no limit until a gradient is not 0, and its v passes zeros over: there t counts the others.
+    With bias correction it came through the gradient storm of `examples/train_lm.py` at every
+    scale, where the inverse form did not.
 
     Args:
       b1: decay of m in [0, 1): a float, an array or a schedule.
       b2: decay of v in [0, 1), likewise.
       eps: at least 0, likewise.
       clipping: C in squared gradient units, 1.0 by default ("inverse"), or a number of deviations,
-        3.0 by default ("proportional"); at least 0: a float, an array or a schedule.
+        at least 1, 3.0 by default ("proportional"): a float, an array or a schedule.
       threshold: "inverse" or "proportional".
       per: "element" keeps a v for each number; "tensor" one for each tensor, from the squared norm of
         its gradient, as NovoGrad does. There the proportional form compares with sqrt(v / size).
@@ -142,7 +144,7 @@ def scale_by_novoclip(
       adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019, for v per tensor.
     """
     algorithm = _novoclip(b1, b2, eps, clipping, threshold, per, bias_correction, mu_dtype, nu_dtype)
-    return optimizer(algorithm, nonfinite=nonfinite)
+    return scale_by(algorithm, nonfinite=nonfinite)
 
 
 def novoclip(

@@ -8,7 +8,7 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number
 from novoclip.measure import resolve_measure
-from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import divide, over_tensors, real_zeros, zeros
 from novoclip.safe_math import hypotenuse
 
@@ -49,7 +49,7 @@ def _novograd(
         moved = hypotenuse(jnp.sqrt(b) * memory.root, jnp.sqrt(rest) * norms)
         root = jnp.where(memory.root > 0, moved, norms)
         pulled = divide(gradients, over_tensors(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
-        pulled = add_decay(pulled, params, params, step, rate=weight_decay, mask=weight_decay_mask)
+        pulled = add_decay(pulled, params, step, rate=weight_decay, mask=weight_decay_mask)
         by = step.value(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)
 
@@ -105,7 +105,7 @@ def scale_by_novograd(
       adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019.
 
     """
-    return optimizer(_novograd(b1, b2, eps, weight_decay, weight_decay_mask, mu_dtype), nonfinite=nonfinite)
+    return scale_by(_novograd(b1, b2, eps, weight_decay, weight_decay_mask, mu_dtype), nonfinite=nonfinite)
 
 
 def novograd(

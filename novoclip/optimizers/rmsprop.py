@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, divide, real_zeros, root_average, zeros
 from novoclip.safe_math import hypotenuse
 
@@ -118,7 +118,7 @@ def scale_by_rmsprop(
       <https://arxiv.org/abs/1308.0850>`_, 2013, for the centered form.
 
     """
-    return optimizer(_rmsprop(rho, eps, eps_root, centered, momentum, nu_dtype), nonfinite=nonfinite)
+    return scale_by(_rmsprop(rho, eps, eps_root, centered, momentum, nu_dtype), nonfinite=nonfinite)
 
 
 def rmsprop(

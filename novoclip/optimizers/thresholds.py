@@ -34,22 +34,27 @@ def inverse(gradients: Any, root: Any, per: str, decay: Decay, c: jax.Array) -> 
     return clipped_at(gradients, jax.tree.map(limit, each_of(root, gradients, per))), root
 
 
-def proportional(gradients: Any, root: Any, per: str, decay: Decay, k: jax.Array, weight: jax.Array) -> tuple[Any, Any]:
-    """Return the gradients clipped at k sqrt(v), and sqrt(v), which learned from the result."""
-    before, after = (jnp.sqrt(w) for w in (weight, ones_average(weight, decay)))
+def proportional(gradients: Any, root: Any, weight: Any, per: str, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
+    """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
 
-    def limit(r: jax.Array, g: jax.Array) -> jax.Array:
+    def limit(r: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
         # Per tensor, v is a sum over the numbers: a number is compared with their root mean square.
-        typical = r / jnp.where(before > 0, before, 1) / (1 if per == "element" else max(g.size, 1) ** 0.5)
-        return jnp.where(r > 0, k * typical, jnp.inf)
+        count = 1 if per == "element" else max(g.size, 1)
+        return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), jnp.inf)
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
-        # Zeros are passed over, and the first other number counts in full: else v would begin far too low.
-        return jnp.where(size > 0, jnp.where(old > 0, new, after * size), old)
+        # Zeros are passed over, or a number that is rarely anything else would be held near 0.
+        return jnp.where(size > 0, new, old)
 
-    clipped = clipped_at(gradients, jax.tree.map(limit, each_of(root, gradients, per), gradients))
+    limits = jax.tree.map(limit, each_of(root, gradients, per), each_of(weight, gradients, per), gradients)
+    clipped = clipped_at(gradients, limits)
     sizes = sizes_of(clipped, per)
-    return clipped, jax.tree.map(learn, root_average(sizes, root, decay), root, sizes)
+    weights = jax.tree.map(lambda w: ones_average(w, decay), weight)
+    return (
+        clipped,
+        jax.tree.map(learn, root_average(sizes, root, decay), root, sizes),
+        jax.tree.map(learn, weights, weight, sizes),
+    )
 
 
 def sizes_of(gradients: Any, per: str) -> Any:

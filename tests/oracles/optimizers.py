@@ -86,30 +86,30 @@ def novoclip(
     gradients, b1=0.9, b2=0.999, eps=1e-8, clipping=1.0, threshold="inverse", per="element", bias_correction=False
 ):
     m, v = zeros(gradients[0]), zeros(gradients[0])
-    weight1 = weight2 = 0.0
+    weight1, weight2 = 0.0, zeros(gradients[0])
     square = (lambda g: g**2) if per == "element" else (lambda g: np.full_like(g, np.sum(g**2)))
     for step, g in enumerate(gradients):
         beta1, beta2, c = at(b1, step), at(b2, step), at(clipping, step)
-        before, weight2 = weight2, beta2 * weight2 + (1 - beta2)
         weight1 = beta1 * weight1 + (1 - beta1)
         for name, leaf in g.items():
-            old = v[name]
+            old, before = v[name], weight2[name]
+            after = beta2 * before + (1 - beta2)
             with np.errstate(divide="ignore", invalid="ignore"):
                 if threshold == "inverse":
                     v[name] = beta2 * old + (1 - beta2) * square(leaf)
                     clipped = np.clip(leaf, -c / np.sqrt(v[name]), c / np.sqrt(v[name]))
                     clipped = np.where(v[name] > 0, clipped, leaf)
+                    weight2[name] = after
                 else:
                     size = 1 if per == "element" else leaf.size
-                    limit = np.where(old > 0, c * np.sqrt(old / before / size), np.inf)
+                    limit = np.where(before > 0, c * np.sqrt(old / before / size), np.inf)
                     clipped = np.clip(leaf, -limit, limit)
-                    new = np.where(old > 0, beta2 * old + (1 - beta2) * square(clipped), weight2 * square(clipped))
-                    v[name] = np.where(square(clipped) > 0, new, old)
+                    some = square(clipped) > 0
+                    v[name] = np.where(some, beta2 * old + (1 - beta2) * square(clipped), old)
+                    weight2[name] = np.where(some, after, before)
             m[name] = beta1 * m[name] + (1 - beta1) * clipped
-        yield each(
-            m,
-            lambda m, v, a=weight1, b=weight2: (
-                m / a / (np.sqrt(v / b) + eps) if bias_correction else m / (np.sqrt(v) + eps)
-            ),
-            v,
-        )
+        if bias_correction:
+            by = each(weight2, lambda w: np.where(w > 0, w, 1))
+            yield each(m, lambda m, v, w, a=weight1: m / a / (np.sqrt(v / w) + eps), v, by)
+        else:
+            yield each(m, lambda m, v: m / (np.sqrt(v) + eps), v)

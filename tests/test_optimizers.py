@@ -77,11 +77,6 @@ CASES = [
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=lambda x: x if isinstance(x, str) else ",".join(x))
 def test_directions_are_their_formulas(name, arguments):
     gradients, params = storm()
-    if name == "adagrad":
-        gradients[0]["bias"] += 1  # the oracle's 0 / 0
-        gradients[7] = gradients[8]
-    if arguments.get("eps") == 0.0 and name == "rmsprop":
-        gradients[0]["bias"] += 1
     loop = oracle.adam if name == "amsgrad" else getattr(oracle, name)
     expected = loop(gradients, **arguments)
     assert_equal_updates(getattr(novoclip, f"scale_by_{name}")(**arguments), expected, gradients, params)
@@ -99,22 +94,22 @@ def test_novograd_is_its_formula(weight_decay):
 
 
 ALIASES = [
-    ("sgd", iter, {}),
     ("momentum", oracle.momentum, {"nesterov": True}),
     ("adagrad", oracle.adagrad, {}),
     ("rmsprop", oracle.rmsprop, {"momentum": 0.9}),
     ("adam", oracle.adam, {}),
     ("amsgrad", functools.partial(oracle.adam, maximum="raw"), {}),
-    ("novoclip", functools.partial(oracle.novoclip, clipping=0.1), {"clipping": 0.1}),
+    ("novoclip", oracle.novoclip, {"clipping": 0.1}),
 ]
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("decay", ["decoupled", "coupled"])
-@pytest.mark.parametrize(("name", "loop", "arguments"), ALIASES, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "loop", "arguments", "decay"),
+    [("sgd", iter, {}, None), *((*alias, decay) for alias in ALIASES for decay in ("decoupled", "coupled"))],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
 def test_optimizers_clip_decay_and_follow_schedules(name, loop, arguments, decay):
-    if name == "sgd" and decay == "coupled":
-        pytest.skip("for plain descent both are one")
     gradients, params = storm()
     rate, pull = falling(0.1, 0.01), falling(0.2, 0.1)
     mask = {"bias": False, "kernel": True, "scale": True}
@@ -122,17 +117,15 @@ def test_optimizers_clip_decay_and_follow_schedules(name, loop, arguments, decay
     entering = [{k: np.clip(g, -0.5, 0.5) for k, g in tree.items()} for tree in gradients]
     if decay == "coupled":
         entering = [{k: g + p[k] for k, g in tree.items()} for tree, p in zip(entering, pulls, strict=True)]
-    extra = {"eps": 1e-8} if name == "adagrad" else {}
-    directions = loop(entering, **{k: v for k, v in (arguments | extra).items() if k != "clipping"})
+    directions = loop(entering, **arguments)
     expected = []
     for step, (tree, p) in enumerate(zip(directions, pulls, strict=True)):
-        after = {k: u + (p[k] if decay == "decoupled" else 0) for k, u in tree.items()}
+        after = {k: u + (0 if decay == "coupled" else p[k]) for k, u in tree.items()}
         expected.append({k: -rate(step) * u for k, u in after.items()})
-    form = {} if name == "sgd" else {"decay": decay}
+    form = {} if decay is None else {"decay": decay}
     descent = getattr(novoclip, name)(
         rate,
         **arguments,
-        **extra,
         **form,
         clip=novoclip.clip_by_value(0.5),
         weight_decay=pull,
@@ -288,7 +281,8 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
         ends.append(end["w"])
     assert loss({"w": ends[0]}) < loss(params)
     for end in ends[1:]:
-        np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-5)
+        # A hundred steps of rounding, in programs that XLA fused differently.
+        np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -359,6 +353,13 @@ def test_float16_moments_stay_finite():
 def test_wrong_arguments_of_optimizers_are_named():
     with pytest.raises(TypeError, match="learning_rate must be"):
         novoclip.adam(None)
+    for make, flag in (
+        (novoclip.adam, "bias_correction"),
+        (novoclip.momentum, "nesterov"),
+        (novoclip.rmsprop, "centered"),
+    ):
+        with pytest.raises(TypeError, match=f"{flag} must be True or False; got 'no'"):
+            make(0.1, **{flag: "no"})
     with pytest.raises(ValueError, match=r"clipping must be a number in \[1, inf\]"):
         novoclip.novoclip(clipping=0.5, threshold="proportional")
     for make, message in (

@@ -80,7 +80,7 @@ def scale_by_adagrad(
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AdagradMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AdagradMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -100,7 +100,6 @@ def scale_by_adagrad(
       Duchi, Hazan, Singer, `Adaptive subgradient methods for online learning and stochastic
       optimization <https://jmlr.org/papers/v12/duchi11a.html>`_, 2011. Ward, Wu, Bottou, `AdaGrad
       stepsizes: sharp convergence over nonconvex landscapes <https://arxiv.org/abs/1806.01811>`_, 2018.
-
     """
     return scale_by(_adagrad(eps, eps_root, initial_accumulator, per, nu_dtype), nonfinite=nonfinite)
 
@@ -138,7 +137,7 @@ def adagrad(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AdagradMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AdagradMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -156,7 +155,6 @@ def adagrad(
       Duchi, Hazan, Singer, `Adaptive subgradient methods for online learning and stochastic
       optimization <https://jmlr.org/papers/v12/duchi11a.html>`_, 2011. Ward, Wu, Bottou, `AdaGrad
       stepsizes: sharp convergence over nonconvex landscapes <https://arxiv.org/abs/1806.01811>`_, 2018.
-
     """
     return optimizer(
         _adagrad(eps, eps_root, initial_accumulator, per, nu_dtype),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number
+from novoclip.arguments import Schedulable, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, debiased, divide, ones_average, real_zeros, root_average, scalar, zeros
 
@@ -40,6 +40,7 @@ def adam_algorithm(
         check_number(name, number, high=1.0, exclude_high=True)
     for name, number in (("eps", eps), ("eps_root", eps_root)):
         check_number(name, number)
+    check_flag("bias_correction", bias_correction)
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 
@@ -101,7 +102,7 @@ def scale_by_adam(
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -117,7 +118,6 @@ def scale_by_adam(
     References:
       Kingma, Ba, `Adam: a method for stochastic optimization <https://arxiv.org/abs/1412.6980>`_, 2014.
       Loshchilov, Hutter, `Decoupled weight decay regularization <https://arxiv.org/abs/1711.05101>`_, 2017.
-
     """
     return scale_by(adam_algorithm(b1, b2, eps, eps_root, bias_correction, mu_dtype, nu_dtype), nonfinite=nonfinite)
 
@@ -160,7 +160,7 @@ def adam(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -179,7 +179,6 @@ def adam(
     References:
       Kingma, Ba, `Adam: a method for stochastic optimization <https://arxiv.org/abs/1412.6980>`_, 2014.
       Loshchilov, Hutter, `Decoupled weight decay regularization <https://arxiv.org/abs/1711.05101>`_, 2017.
-
 
     torch's `Adam(weight_decay=...)` is decay="coupled", its `AdamW` the default here.
     """

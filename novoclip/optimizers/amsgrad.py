@@ -90,7 +90,7 @@ def scale_by_amsgrad(
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AMSGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AMSGradMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -105,7 +105,6 @@ def scale_by_amsgrad(
 
     References:
       Reddi, Kale, Kumar, `On the convergence of Adam and beyond <https://arxiv.org/abs/1904.09237>`_, 2018.
-
     """
     return scale_by(_amsgrad(b1, b2, eps, eps_root, bias_correction, maximum, mu_dtype, nu_dtype), nonfinite=nonfinite)
 
@@ -151,7 +150,7 @@ def amsgrad(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `AMSGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `AMSGradMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -167,7 +166,6 @@ def amsgrad(
 
     References:
       Reddi, Kale, Kumar, `On the convergence of Adam and beyond <https://arxiv.org/abs/1904.09237>`_, 2018.
-
 
     The paper corrects no bias: bias_correction=False.
     """

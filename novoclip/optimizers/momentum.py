@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, zeros
 
@@ -26,6 +26,7 @@ class MomentumMemory(NamedTuple):
 def _momentum(gamma: Schedulable, form: str, dampening: Schedulable | None, nesterov: bool, mu_dtype: Any) -> Algorithm:
     check_number("gamma", gamma, high=1.0)
     check_choice("form", form, FORMS)
+    check_flag("nesterov", nesterov)
     check_dtype("mu_dtype", mu_dtype)
     if dampening is not None:
         check_number("dampening", dampening, high=1.0)
@@ -73,7 +74,7 @@ def scale_by_momentum(
 
     Args:
       gamma: decay of v in [0, 1]: a float, an array or a schedule.
-      form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
+      form: "heavy_ball" or "averaged". The heavy ball's steps are 1 / (1 - gamma) times longer.
       dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
       nesterov: whether to look ahead.
       mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
@@ -103,7 +104,6 @@ def scale_by_momentum(
       <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
       of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
-
     """
     return scale_by(_momentum(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
 
@@ -129,7 +129,7 @@ def momentum(
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
       gamma: decay of v in [0, 1]: a float, an array or a schedule.
-      form: one of the two above. The heavy ball's steps are 1 / (1 - gamma) times longer.
+      form: "heavy_ball" or "averaged". The heavy ball's steps are 1 / (1 - gamma) times longer.
       dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
       nesterov: whether to look ahead.
       mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
@@ -160,7 +160,6 @@ def momentum(
       <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
       of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
-
     """
     return optimizer(
         _momentum(gamma, form, dampening, nesterov, mu_dtype),

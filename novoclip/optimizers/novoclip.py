@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, debiased, divide, ones_average, over_root, real_zeros, scalar, zeros
 from novoclip.optimizers.thresholds import each_of, inverse, proportional, sizes_of
@@ -50,6 +50,7 @@ def _novoclip(
     check_number("eps", eps)
     # Below one deviation the limit would fall at every step, towards 0.
     check_number("clipping", scale, low=1.0 if threshold == "proportional" else 0.0)
+    check_flag("bias_correction", bias_correction)
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 

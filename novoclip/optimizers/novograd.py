@@ -9,8 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number
 from novoclip.measure import resolve_measure
 from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import divide, over_tensors, real_zeros, zeros
-from novoclip.safe_math import hypotenuse
+from novoclip.optimizers.moments import divide, over_tensors, real_zeros, root_average, zeros
 
 
 class NovoGradMemory(NamedTuple):
@@ -45,9 +44,8 @@ def _novograd(
         return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(jax.eval_shape(tensors.norms, shapes)))
 
     def learn(gradients: Any, memory: NovoGradMemory, params: Any, step: Step) -> NovoGradMemory:
-        norms, (b, rest) = tensors.norms(gradients), step.decay(b2, "b2")
-        moved = hypotenuse(jnp.sqrt(b) * memory.root, jnp.sqrt(rest) * norms)
-        root = jnp.where(memory.root > 0, moved, norms)
+        norms = tensors.norms(gradients)
+        root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
         pulled = divide(gradients, over_tensors(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
         pulled = add_decay(pulled, params, step, rate=weight_decay, mask=weight_decay_mask)
         by = step.value(b1, "b1")
@@ -91,7 +89,8 @@ def scale_by_novograd(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, or a name is unknown.
+      ValueError: if a number is out of its range, or a name is unknown. In `update`: if there is
+        weight decay and the parameters are absent.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,7 +102,6 @@ def scale_by_novograd(
     References:
       Ginsburg et al., `Training deep networks with stochastic gradient normalized by layerwise
       adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019.
-
     """
     return scale_by(_novograd(b1, b2, eps, weight_decay, weight_decay_mask, mu_dtype), nonfinite=nonfinite)
 
@@ -155,7 +153,6 @@ def novograd(
     References:
       Ginsburg et al., `Training deep networks with stochastic gradient normalized by layerwise
       adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019.
-
 
     Optax begins v with the first gradient even if it is 0, after which the next step is
     1 / sqrt(1 - b2) times too long, and has b1 = 0.9, b2 = 0.25.

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number
+from novoclip.arguments import Schedulable, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, divide, real_zeros, root_average, zeros
-from novoclip.safe_math import hypotenuse
 
 
 class RMSpropMemory(NamedTuple):
@@ -39,6 +38,7 @@ def _rmsprop(
         check_number("momentum", momentum, high=1.0)
     for name, number in (("eps", eps), ("eps_root", eps_root)):
         check_number(name, number)
+    check_flag("centered", centered)
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> RMSpropMemory:
@@ -51,15 +51,15 @@ def _rmsprop(
 
     def learn(gradients: Any, memory: RMSpropMemory, params: Any, step: Step) -> RMSpropMemory:
         del params
-        b, rest = step.decay(rho, "rho")
+        decay = step.decay(rho, "rho")
         mean, velocity = memory.mean, memory.velocity
         if centered:
             # The variance by its own recurrence, whose terms are all positive: no difference can go below 0.
-            away = jax.tree.map(lambda g, m: jnp.sqrt(b * rest) * jnp.abs(g - m), gradients, mean)
-            root = jax.tree.map(lambda r, x: hypotenuse(jnp.sqrt(b) * r, x), memory.root, away)
-            mean = average(gradients, mean, (b, rest))
+            away = jax.tree.map(lambda g, m: jnp.sqrt(decay[0]) * (g - m), gradients, mean)
+            root = root_average(away, memory.root, decay)
+            mean = average(gradients, mean, decay)
         else:
-            root = root_average(gradients, memory.root, (b, rest))
+            root = root_average(gradients, memory.root, decay)
         if momentum is not None:
             by = step.value(momentum, "momentum")
             velocity = jax.tree.map(lambda u, v: by * v + u, scaled(gradients, root, step), velocity)
@@ -98,7 +98,7 @@ def scale_by_rmsprop(
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `RMSpropMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `RMSpropMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -116,7 +116,6 @@ def scale_by_rmsprop(
       <https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf>`_, 2012.
       Graves, `Generating sequences with recurrent neural networks
       <https://arxiv.org/abs/1308.0850>`_, 2013, for the centered form.
-
     """
     return scale_by(_rmsprop(rho, eps, eps_root, centered, momentum, nu_dtype), nonfinite=nonfinite)
 
@@ -157,7 +156,7 @@ def rmsprop(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `RMSpropMemory`;
+      A GradientTransformation with an `OptimizerState` whose memory is an `RMSpropMemory`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -176,7 +175,6 @@ def rmsprop(
       <https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf>`_, 2012.
       Graves, `Generating sequences with recurrent neural networks
       <https://arxiv.org/abs/1308.0850>`_, 2013, for the centered form.
-
     """
     return optimizer(
         _rmsprop(rho, eps, eps_root, centered, momentum, nu_dtype),

@@ -9,19 +9,14 @@ from novoclip.measure import resolve_measure
 from novoclip.optimizers.moments import Decay, ones_average, over_tensors, root_average
 from novoclip.safe_math import ratio
 
+ELEMENTS = resolve_measure("element")
 TENSORS = resolve_measure("tensor")
 
 
 def clipped_at(gradients: Any, limits: Any) -> Any:
     """Return the gradients with each modulus cut off at its limit."""
-
-    def one(g: jax.Array, limit: jax.Array) -> jax.Array:
-        size = jnp.abs(g)
-        if jnp.issubdtype(g.dtype, jnp.complexfloating):
-            return g * ratio(jnp.minimum(size, limit), jnp.where(size > 0, size, 1))
-        return jnp.clip(g, -limit, limit)
-
-    return jax.tree.map(one, gradients, limits)
+    sizes = jax.tree.map(jnp.abs, gradients)
+    return ELEMENTS.rescale(gradients, sizes, jax.tree.map(jnp.minimum, sizes, limits))
 
 
 def inverse(gradients: Any, root: Any, per: str, decay: Decay, c: jax.Array) -> tuple[Any, Any]:

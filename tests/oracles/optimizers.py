@@ -36,7 +36,8 @@ def adagrad(gradients, eps=1e-10, eps_root=0.0, initial_accumulator=0.0, per="el
             whole = sum(np.sum(leaf**2) for leaf in g.values())
             squares = each(g, lambda g, whole=whole: np.full_like(g, whole))
         total = each(total, np.add, squares)
-        yield each(g, lambda g, s: g / (np.sqrt(s + eps_root) + eps), total)
+        divisors = each(total, lambda s: np.sqrt(s + eps_root) + eps)
+        yield each(g, lambda g, d: g / np.where(d > 0, d, 1), divisors)
 
 
 def rmsprop(gradients, rho=0.9, eps=1e-8, eps_root=0.0, centered=False, momentum=0.0):

@@ -20,11 +20,16 @@ class Entry(NamedTuple):
 
     Attributes:
       make: the public function.
-      kind: "clip" bounds what it passes on; "record" passes everything on; "optimizer" descends, or
-        gives the direction of an optimizer.
+      kind: "clip" bounds what it passes on; "record" passes everything on; "transform" does something
+        else to gradients or updates; "optimizer" descends, or gives the direction of an optimizer;
+        "wrapper" stands around any of them.
       shape: what becomes of a block beyond its limit, unless `shape=` says otherwise.
       per: the granularities that `per=` takes; a single one if the function has no `per=`.
       clips: the blocks that are scaled, where these are not the ones that `per` names.
+      norm: the norm that is measured, where there is no `norm=`.
+      place: what it is given in a training step: "gradients", "updates" (behind the optimizer and its
+        learning rate), the "optimizer" to wrap, or the gradients of all "examples".
+      needs_params: whether `update` needs the parameters.
       examples: sets of arguments that the contract is run with; with the first, gradients
         of order 1 are clipped.
     """
@@ -35,6 +40,9 @@ class Entry(NamedTuple):
     per: tuple[str, ...]
     examples: tuple[dict[str, Any], ...]
     clips: str | None = None
+    norm: str = "l2"
+    place: str = "gradients"
+    needs_params: bool = False
 
     @property
     def name(self) -> str:
@@ -78,13 +86,68 @@ CATALOG = (
         clips="element",
     ),
     Entry(novoclip.normalize_by_norm, "clip", "normalize", PER, ({}, {"per": "unit", "norm": "rms"})),
+    Entry(novoclip.clip_to_band, "clip", "normalize", PER, ({"min_norm": 0.01, "max_norm": 0.1},)),
+    Entry(novoclip.delta_gclip, "clip", "hard", PER, ({},)),
     Entry(
         novoclip.autoclip, "clip", "hard", PER, ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"})
     ),
+    Entry(novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"per": "unit"})),
+    Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1},)),
     Entry(
         novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})
     ),
+    Entry(novoclip.clip_by_running_mean, "clip", "hard", PER, ({"per": "tensor"},)),
+    Entry(novoclip.adagc, "clip", "hard", ("tensor", "tree", "unit"), ({"warmup": 1},)),
+    Entry(novoclip.adaclip, "clip", "hard", ("tensor",), ({},), norm="max"),
+    Entry(novoclip.adagn, "clip", "normalize", ("tensor", "tree", "unit"), ({},)),
+    Entry(
+        novoclip.agc,
+        "clip",
+        "hard",
+        ("unit", "tree", "tensor", "element"),
+        ({}, {"clipping": 0.3, "per": "tensor"}),
+        needs_params=True,
+    ),
+    Entry(
+        novoclip.clip_by_trust_ratio,
+        "clip",
+        "hard",
+        ("tensor", "tree", "unit", "element"),
+        ({"learning_rate": 0.1}, {"shape": "normalize", "max_norm": 10.0}),
+        place="updates",
+        needs_params=True,
+    ),
+    Entry(
+        novoclip.clippy,
+        "transform",
+        "hard",
+        ("tensor",),
+        ({"floor": 0.1, "absolute": 1e-3},),
+        place="updates",
+        needs_params=True,
+    ),
+    Entry(novoclip.clip_by_spectral_norm, "transform", "hard", ("singular value",), ({"max_norm": 0.1},)),
+    Entry(novoclip.centralize, "transform", "hard", ("unit",), ({},)),
     Entry(novoclip.record, "record", "hard", ("tree", "tensor", "unit"), ({}, {"per": "tensor", "norm": "max"})),
+    Entry(
+        novoclip.per_example,
+        "clip",
+        "hard",
+        ("tree",),
+        ({"inner": novoclip.clip_by_global_norm(1.0)},),
+        place="examples",
+    ),
+    Entry(novoclip.uclip, "wrapper", "hard", ("any",), ({"inner": novoclip.clip_by_global_norm(1.0)},)),
+    Entry(novoclip.clip21, "wrapper", "hard", ("any",), ({"inner": novoclip.clip_by_global_norm(1.0)},)),
+    Entry(
+        novoclip.start_after,
+        "wrapper",
+        "hard",
+        ("any",),
+        ({"inner": novoclip.clip_by_global_norm(1.0), "steps": 1},),
+    ),
+    Entry(novoclip.skip_spikes, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
+    Entry(novoclip.guard_nonfinite, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     *(
         Entry(make, "optimizer", "hard", per, examples)
         for make, per, examples in (
@@ -110,6 +173,20 @@ CATALOG = (
             (novoclip.novograd, ("tensor",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
             (novoclip.scale_by_novograd, ("tensor",), ({},)),
             (novoclip.novoclip, ("element", "tensor"), ({"weight_decay": 0.01, "bias_correction": True},)),
+            (novoclip.nsgd, ("tree", "tensor", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_nsgd, ("tree", "tensor", "unit"), ({"normalize": "before", "per": "tensor"},)),
+            (novoclip.stable_adamw, ("tensor",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_stable_adamw, ("tensor",), ({},)),
+            (novoclip.adopt, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_adopt, ("element",), ({},)),
+            (novoclip.acclip, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_acclip, ("element",), ({"previous": True, "alpha": 1.5},)),
+            (novoclip.spam, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (
+                novoclip.scale_by_spam,
+                ("element",),
+                ({"reset_every": 2, "delay": 1, "warmup": 1, "restart_bias_correction": True},),
+            ),
             (
                 novoclip.scale_by_novoclip,
                 ("element", "tensor"),
@@ -120,8 +197,11 @@ CATALOG = (
 )
 
 
-def table(kinds: tuple[str, ...] = ("clip", "record"), title: str = "rule") -> str:
-    """Return the rules, or the optimizers, as a Markdown table, from the catalog and the docstrings.
+RULES = ("clip", "record", "transform")
+
+
+def table(kinds: tuple[str, ...] = RULES, title: str = "rule") -> str:
+    """Return the rules, wrappers or optimizers as a Markdown table, from the catalog and the docstrings.
 
     Example:
       >>> print(table().splitlines()[0])
@@ -134,10 +214,10 @@ def table(kinds: tuple[str, ...] = ("clip", "record"), title: str = "rule") -> s
 def _row(entry: Entry) -> str:
     text = inspect.getdoc(entry.make) or ""
     source = entry.make.__module__.replace(".", "/")
-    reference = re.search(r"<(http[^>]+)>`_, (\d{4})", text)
+    reference = re.search(r"<(http[^>]+)>`_,\s+(\d{4})", text)
     paper = f"[{reference[2]}]({reference[1]})" if reference else ""
     return f"| [`{entry.name}`]({source}.py) | {text.splitlines()[0]} | {', '.join(entry.per)} | {paper} |"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{table()}\n\n{table(('optimizer',), 'optimizer')}\n")
+    sys.stdout.write("\n\n".join([table(), table(("wrapper",), "wrapper"), table(("optimizer",), "optimizer")]) + "\n")

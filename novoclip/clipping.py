@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
+from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
-from novoclip.measure import PER, Measure, is_measured, path_name, resolve_measure
+from novoclip.measure import PER, Measure, resolve_measure
 from novoclip.shapes import SHAPES
 
 NONFINITE = ("zero", "propagate")
@@ -58,8 +59,8 @@ def clip(
       measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
         norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
       limit: how large each block may be: `constant(1.0)`, or a rule with a memory.
-      shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh",
-        "arctan" and "algebraic" (n approaches c), "normalize" (n becomes c for smaller
+      shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
+        "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).
       nonfinite: "zero" sets a block whose norm is not finite (or whose limit is NaN, which
         a schedule may return) to zero and leaves that block's memory as it was; "propagate"
@@ -208,14 +209,6 @@ def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
         msg = f"the parameters have blocks of shape {shapes[0]}, the gradients {shapes[1]}"
         raise ValueError(msg)
     return sizes
-
-
-def reject_integers(updates: optax.Updates) -> None:
-    """Raise if a gradient is of integers, and name it."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-        if not is_measured(leaf) and jnp.result_type(leaf) != jax.dtypes.float0:
-            msg = f"gradients must be real or complex numbers; {path_name(path)!r} has dtype {jnp.result_type(leaf)}"
-            raise TypeError(msg)
 
 
 def _check_blocks(norms: jax.Array, previous: jax.Array) -> None:

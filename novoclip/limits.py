@@ -1,6 +1,7 @@
 """Limits: how large each block may be at this step, from the norms and a memory of them."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -76,6 +77,44 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         return value_at(value, step, norms, name), memory
 
     return Limit(lambda _: (), update)
+
+
+def tighter(*limits: Limit) -> Limit:
+    """Limit each block to the least of several limits.
+
+    Each learns from the norms as if it were alone.
+
+    Args:
+      limits: two Limits or more.
+
+    Returns:
+      A Limit whose memory is a tuple of theirs.
+
+    Raises:
+      TypeError: if one is no Limit.
+      ValueError: if there are fewer than two.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> limit = tighter(constant(3.0), constant(1.0))
+      >>> print(limit.update(jnp.array(2.0), limit.init(jnp.zeros(())), step=jnp.int32(0))[0])
+      1.0
+    """
+    for limit in limits:
+        if not isinstance(limit, Limit):
+            msg = f"limits must be Limits, such as constant(1.0); got {limit!r}"
+            raise TypeError(msg)
+    if len(limits) < 2:
+        msg = f"limits must be two or more; got {len(limits)}"
+        raise ValueError(msg)
+
+    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
+        return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
+
+    return Limit(
+        lambda norms: tuple(limit.init(norms) for limit in limits), update, any(limit.needs_params for limit in limits)
+    )
 
 
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:

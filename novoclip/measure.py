@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
-from novoclip.blocks import NORMS, Layout, accumulation_dtype, block_norms, rescale_leaves
+from novoclip.blocks import NORMS, Layout, block_norms, rescale_leaves
+from novoclip.elements import absolute_values, replace_absolute_values
+from novoclip.leaves import is_measured, path_name
 
 PER = ("tree", "tensor", "unit", "element")
+LAYOUTS = ("flax", "tensorflow", "torch")
 
 Axes = int | Sequence[int]
+AxesOf = Callable[[str, jax.Array], tuple[int, ...]]
 NamedLeaf = tuple[str, jax.Array]
 
 
@@ -66,12 +70,21 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     check_choice("per", per, PER)
     check_choice("norm", norm, NORMS)
     if per == "element":
-        return Measure(_absolute_values, _replace_absolute_values, elementwise=True)
+        return Measure(absolute_values, replace_absolute_values, elementwise=True)
     if per == "unit":
-        return units(_leading_axes, norm=norm)
+        return units("flax", norm=norm)
     if per == "tensor":
         return _measure(lambda leaves: Layout(_each(leaves), _all_axes(leaves), "stack"), norm)
     return _measure(lambda leaves: Layout((0,) * len(leaves), _all_axes(leaves), "scalar"), norm)
+
+
+def resolve_blocks(per: str | Measure, norm: str = "l2") -> Measure:
+    """Return the Measure, or raise a ValueError if it has no norms that a rule can hold side by side."""
+    measure = resolve_measure(per, norm)
+    if measure.elementwise:
+        msg = f"per must name blocks whose norms can be kept: tree, tensor, unit or a Measure of such; got {per!r}"
+        raise ValueError(msg)
+    return measure
 
 
 def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Measure:
@@ -111,13 +124,15 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
     return _measure(layout, norm)
 
 
-def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") -> Measure:
+def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2") -> Measure:
     """Measure one block for each slice that is left of a leaf when `axes` are reduced.
 
     Args:
       axes: the axes that norms are taken over, or a function `axes(path, leaf)` that
         returns them. For an attention kernel of shape (features, heads, head size), 0
-        makes a unit of each column, and (0, 2) of each head.
+        makes a unit of each column, and (0, 2) of each head. Or the layout of the kernels: "flax"
+        and "tensorflow" have the outputs in the last axis, "torch" in the first; the other
+        axes are reduced, and a leaf of one axis or none is one block.
       norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
 
     Returns:
@@ -125,14 +140,29 @@ def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") ->
 
     Raises:
       TypeError: if `axes` are no integers.
-      ValueError: if `norm` is unknown, or a leaf lacks such an axis.
+      ValueError: if a name is unknown, or a leaf lacks such an axis.
 
     Example:
       >>> import jax.numpy as jnp
       >>> print(units(0).norms({"kernel": jnp.array([[3.0, 1.0], [4.0, 0.0]])}))
       [5. 1.]
+      >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
+      [5. 1.]
     """
     check_choice("norm", norm, NORMS)
+    reduced = resolve_axes(axes)
+
+    def layout(leaves: list[NamedLeaf]) -> Layout:
+        return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate")
+
+    return _measure(layout, norm)
+
+
+def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
+    """Return the function `axes(path, leaf)`, which gives sorted axes from 0, that the argument of `units` means."""
+    if isinstance(axes, str):
+        check_choice("axes", axes, LAYOUTS)
+        return _all_but_first if axes == "torch" else _all_but_last
     fixed = () if callable(axes) else _integers(axes)
 
     def reduced(path: str, leaf: jax.Array) -> tuple[int, ...]:
@@ -142,10 +172,7 @@ def units(axes: Axes | Callable[[str, jax.Array], Axes], *, norm: str = "l2") ->
             raise ValueError(msg)
         return tuple(sorted({axis % leaf.ndim for axis in listed}))
 
-    def layout(leaves: list[NamedLeaf]) -> Layout:
-        return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate")
-
-    return _measure(layout, norm)
+    return reduced
 
 
 def _integers(axes: Any) -> tuple[int, ...]:
@@ -154,18 +181,6 @@ def _integers(axes: Any) -> tuple[int, ...]:
     except TypeError:
         msg = f"axes must be an integer, several, or a function of (path, leaf) that returns them; got {axes!r}"
         raise TypeError(msg) from None
-
-
-def is_measured(leaf: Any) -> bool:
-    """Whether a leaf takes part in norms: real or complex numbers do, integers and float0 do not."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-def path_name(path: Any) -> str:
-    """Return "a/b/kernel" for a path in a tree, without the ".value" of Flax's nnx variables."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
@@ -185,44 +200,12 @@ def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measu
     return Measure(norms, rescale)
 
 
-def _absolute_values(tree: optax.Updates) -> optax.Updates:
-    def size(leaf: Any) -> jax.Array | None:
-        if not is_measured(leaf):
-            return None
-        sizes = jnp.abs(jnp.asarray(leaf))
-        return sizes.astype(accumulation_dtype(sizes.dtype))
-
-    return jax.tree.map(size, tree)
-
-
-def _replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
-    sizes = iter(zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True))
-
-    def replace(leaf: Any) -> Any:
-        if not is_measured(leaf):
-            return leaf
-        leaf = jnp.asarray(leaf)
-        before, after = next(sizes)
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            return _replace_modulus(leaf, before, after)
-        # A limit beyond the leaf's range must not turn a clipped infinity back into one.
-        held = jnp.minimum(after, jnp.asarray(jnp.finfo(leaf.dtype).max, after.dtype))
-        wide = jnp.copysign(held, leaf.astype(after.dtype)).astype(leaf.dtype)
-        # Unchanged numbers come back bit for bit, and with a derivative of 1, at 0 too.
-        return jnp.where(before == after, leaf, wide)
-
-    return jax.tree.map(replace, tree)
-
-
-def _replace_modulus(leaf: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    # A modulus that is not finite has no phase that could be kept.
-    new = jnp.where(jnp.isinf(old), 0, new)
-    return rescale_leaves([leaf], Layout((0,), ((),), "scalar"), old, new)[0]
-
-
-def _leading_axes(_: str, leaf: jax.Array) -> tuple[int, ...]:
-    # Dense and convolution kernels of Flax keep the output features in the last axis.
+def _all_but_last(_: str, leaf: jax.Array) -> tuple[int, ...]:
     return tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
+
+
+def _all_but_first(_: str, leaf: jax.Array) -> tuple[int, ...]:
+    return tuple(range(min(1, max(leaf.ndim - 1, 0)), leaf.ndim))
 
 
 def _all_axes(leaves: list[NamedLeaf]) -> tuple[tuple[int, ...], ...]:

@@ -44,12 +44,14 @@ def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
 tanh = _saturating(jnp.tanh)
 arctan = _saturating(lambda ratio: (2 / jnp.pi) * jnp.arctan((jnp.pi / 2) * ratio))
 algebraic = _saturating(lambda ratio: ratio / jnp.sqrt(1 + jnp.square(ratio)))
+smooth = _saturating(lambda ratio: ratio / (1 + ratio))
 
 SHAPES: dict[str, Shape] = {
     "hard": hard,
     "tanh": tanh,
     "arctan": arctan,
     "algebraic": algebraic,
+    "smooth": smooth,
     "normalize": normalize,
     "drop": drop,
 }

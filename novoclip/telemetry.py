@@ -1,53 +1,24 @@
-"""What clipping did: the statistics of an optimizer state, and a transform that only watches."""
+"""What clipping did: the statistics in an optimizer state."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from novoclip.clipping import ClipState, clip
-from novoclip.limits import constant
-from novoclip.measure import Measure, path_name, resolve_measure
+from novoclip.clipping import ClipState
+from novoclip.guards import NonfiniteState, SpikeState
+from novoclip.leaves import path_name
 from novoclip.optimizers.algorithm import OptimizerState
+from novoclip.wrappers import CarryState
 
-
-def record(*, per: str | Measure = "tree", norm: str = "l2") -> optax.GradientTransformationExtraArgs:
-    """Pass gradients on unchanged and keep their norms in the state.
-
-    Args:
-      per: the blocks: "tree", "tensor", "unit" or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-
-    Returns:
-      A GradientTransformation with a `ClipState` whose limits are infinite: `norms` are
-      those of the last step, `nonfinite` counts the steps with a norm that was not finite.
-
-    Raises:
-      TypeError: if `per` is neither a string nor a Measure.
-      ValueError: if a name is unknown, or `per` is "element", whose norms are not kept.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> watch = record(per="tensor")
-      >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([1.0])}
-      >>> updates, state = watch.update(gradients, watch.init(gradients))
-      >>> print(state.norms)
-      [5. 1.]
-    """
-    measure = resolve_measure(per, norm)
-    if measure.elementwise:
-        msg = f"per must name blocks whose norms can be kept; got {per!r}"
-        raise ValueError(msg)
-    watch = clip(measure, constant(jnp.inf))
-
-    def update(
-        updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, ClipState]:
-        # The clipped gradients are not used, so that XLA computes nothing but the norms.
-        return updates, watch.update(updates, state, params, **extra)[1]
-
-    return optax.GradientTransformationExtraArgs(watch.init, update)
+# Which of a state's fields are reported, and under which name.
+REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
+    ClipState: ("clip", ("steps", "norms", "limits", "fraction", "clipped", "nonfinite")),
+    OptimizerState: ("optimizer", ("steps", "nonfinite")),
+    CarryState: ("carry", ("steps", "nonfinite")),
+    NonfiniteState: ("guard", ("steps", "nonfinite")),
+    SpikeState: ("spikes", ("steps", "skipped", "nonfinite", "released", "norm", "limit", "value_limit")),
+}
 
 
 def metrics(opt_state: Any) -> dict[str, jax.Array]:
@@ -57,7 +28,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     and outside of jit, and waits for nothing: the values are arrays until somebody reads them.
 
     Args:
-      opt_state: any tree that contains a `ClipState` or an `OptimizerState`.
+      opt_state: any tree that contains a state of novoclip.
 
     Returns:
       A flat dict of scalars. `clip/steps`, `clip/fraction`, `clip/clipped` and
@@ -65,8 +36,9 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       asked for); a rule with one block adds `clip/norm` and `clip/limit`, one with many
       `clip/norm_mean`, `clip/norm_max`, `clip/limit_mean`, `clip/limit_max`. With several rules,
       the place of each in the tree stands between:
-      `clip/0/norm`. Our optimizers add `optimizer/steps` and `optimizer/nonfinite`. Empty if
-      there is neither.
+      `clip/0/norm`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`, `guard_nonfinite`
+      the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds `spikes/steps`,
+      `skipped`, `nonfinite`, `released`, `norm`, `limit` and `value_limit`. Empty if there is none.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -83,21 +55,17 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       clip/nonfinite 0
     """
     report: dict[str, jax.Array] = {}
-    for kind, name in ((ClipState, "clip"), (OptimizerState, "optimizer")):
+    for kind, (name, fields) in REPORTED.items():
         leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda node, kind=kind: isinstance(node, kind))
         found = [(path, node) for path, node in leaves if isinstance(node, kind)]
         for path, state in found:
             prefix = f"{name}/{path_name(path)}" if len(found) > 1 else name
-            report |= {f"{prefix}/{field}": value for field, value in _statistics(state).items()}
+            report |= {f"{prefix}/{field}": value for field, value in _statistics(state, fields).items()}
     return report
 
 
-def _statistics(state: ClipState | OptimizerState) -> dict[str, jax.Array]:
-    kept = {
-        name: _array(value)
-        for name, value in state._asdict().items()
-        if name not in ("memory", "clip") and not isinstance(value, tuple)
-    }
+def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:
+    kept = {name: _array(getattr(state, name)) for name in fields if not isinstance(getattr(state, name), tuple)}
     statistics: dict[str, jax.Array] = {}
     for name, value in kept.items():
         if name not in ("norms", "limits"):

@@ -3,8 +3,23 @@
 import inspect
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
 from novoclip.catalog import CATALOG, Entry
 from novoclip.testing import Subject
+
+
+def of_two_equal_examples(transform):
+    def twice(leaf):
+        return jnp.stack([leaf, leaf]) if isinstance(leaf, jax.Array) else np.stack([leaf, leaf])
+
+    def update(updates, state, params=None, **extra):
+        return transform.update(jax.tree.map(twice, updates), state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
 class Case(NamedTuple):
@@ -20,11 +35,18 @@ class Case(NamedTuple):
         parameter = inspect.signature(self.entry.make).parameters.get(name)
         return self.arguments.get(name, parameter.default if parameter else otherwise)
 
-    def subject(self) -> Subject:
+    def transform(self):
         transform = self.entry.make(**self.arguments)
+        return of_two_equal_examples(transform) if self.entry.place == "examples" else transform
+
+    def subject(self) -> Subject:
         per = self.entry.clips or self.argument("per", self.entry.per[0])
         return Subject(
-            transform, self.entry.kind, self.argument("shape", self.entry.shape), per, self.argument("norm", "l2")
+            self.transform(),
+            self.entry.kind,
+            self.argument("shape", self.entry.shape),
+            per,
+            self.argument("norm", self.entry.norm),
         )
 
 

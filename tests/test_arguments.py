@@ -14,13 +14,21 @@ from novoclip.testing import check_contract
 from novoclip.testing.subject import random_tree
 from tests.cases import CASES
 
+INTEGERS = ("window", "warmup", "count", "release", "steps", "ramp", "stacked", "max_in_a_row")
+NOT_NUMBERS = (*INTEGERS, "per", "inner", "limit", "axes", "learning_rate")  # the last may be None
+
+
+def default_of(entry, example, name):
+    return example.get(name, inspect.signature(entry.make).parameters[name].default)
+
+
 NUMBERS = [
     (entry, example, name)
     for entry in CATALOG
     if entry.kind != "optimizer"
     for example in entry.examples[:1]
     for name in inspect.signature(entry.make).parameters
-    if name in ("max_delta", "max_norm", "threshold", "b2", "scale", "percentile", "z_threshold", "decay")
+    if name not in NOT_NUMBERS and not isinstance(default_of(entry, example, name), bool | str | type(None))
 ]
 CHOICES = [
     (entry, name)
@@ -28,10 +36,6 @@ CHOICES = [
     for name in inspect.signature(entry.make).parameters
     if name in ("per", "norm", "shape", "nonfinite", "form", "mode")
 ]
-
-
-def default_of(entry, example, name):
-    return example.get(name, inspect.signature(entry.make).parameters[name].default)
 
 
 def three_steps(rule):
@@ -48,7 +52,7 @@ def test_numbers_may_be_arrays_schedules_or_injected(entry, example, name):
     for value in (np.float32(number), jnp.float32(number), lambda step: jnp.float32(number)):
         given = three_steps(entry.make(**{**example, name: value}))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), given, expected)
-    static = tuple(k for k in inspect.signature(entry.make).parameters if k in ("window", "warmup", "count", "eps"))
+    static = tuple(k for k in inspect.signature(entry.make).parameters if k in (*INTEGERS, "eps") and k != name)
     injected = optax.inject_hyperparams(entry.make, static_args=static)(**{**example, name: number})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), three_steps(injected), expected)
 
@@ -70,10 +74,16 @@ def test_wrong_names_raise_at_construction(entry, name):
         entry.make(**{**entry.examples[0], name: 3})
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.entry.kind == "clip"], ids=lambda case: case.name)
-def test_params_are_not_needed_and_structure_mistakes_are_named(case):
-    rule = case.entry.make(**case.arguments)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.entry.kind in ("clip", "transform")], ids=lambda case: case.name
+)
+def test_missing_params_and_structure_mistakes_are_named(case):
+    rule = case.transform()
     state = rule.init(random_tree())
+    if case.entry.needs_params:
+        with pytest.raises(ValueError, match=r"call update\(updates, state, params\)"):
+            rule.update(random_tree(1), state)
+        return
     rule.update(random_tree(1), state)
     if case.subject().per == "tensor":
         with pytest.raises(ValueError, match=r"the gradients have blocks of shape \(1,\)"):

@@ -57,6 +57,7 @@ def test_the_readme_table_is_current():
     text = (ROOT / "README.md").read_text()
     assert catalog.table(("optimizer",), "optimizer") in text, "run `python -m novoclip.catalog`"
     assert catalog.table() in text, "run `python -m novoclip.catalog` and paste the table into README.md"
+    assert catalog.table(("wrapper",), "wrapper") in text, "run `python -m novoclip.catalog`"
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))

@@ -79,7 +79,7 @@ def test_one_bad_block_is_zeroed_and_forgotten_alone():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_orbax_restores_the_state_bit_for_bit(case, tmp_path):
-    rule = case.entry.make(**case.arguments)
+    rule = case.transform()
     state = rule.init(random_tree())
     for seed in range(3):
         _, state = rule.update(random_tree(seed), state, random_tree())
@@ -136,7 +136,7 @@ def test_paths_of_nnx_models_have_no_value_suffix():
 
 
 def test_record_keeps_norms_only():
-    with pytest.raises(ValueError, match="per must name blocks whose norms can be kept; got 'element'"):
+    with pytest.raises(ValueError, match=r"per must name blocks whose norms can be kept.*; got 'element'"):
         novoclip.record(per="element")
     state = run(novoclip.record(), [2.0, 5.0])
     np.testing.assert_allclose(state.norms, 5.0, rtol=1e-6)

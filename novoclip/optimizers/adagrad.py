@@ -40,8 +40,8 @@ def _adagrad(
         first = jnp.sqrt(jnp.asarray(initial_accumulator))
         return AdagradMemory(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 
-    def learn(gradients: Any, memory: AdagradMemory, params: Any, step: Step) -> AdagradMemory:
-        del params, step
+    def learn(gradients: Any, memory: AdagradMemory, step: Step) -> AdagradMemory:
+        del step
         if per == "element":
             return AdagradMemory(jax.tree.map(lambda g, r: hypotenuse(r, jnp.abs(g)), gradients, memory.root))
         return AdagradMemory(hypotenuse(memory.root, blocks.norms(gradients)))

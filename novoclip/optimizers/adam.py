@@ -48,8 +48,7 @@ def adam_algorithm(
         weights = (scalar(shapes), scalar(shapes)) if bias_correction else ((), ())
         return AdamMemory(zeros(shapes, mu_dtype), real_zeros(shapes, nu_dtype), *weights)
 
-    def learn(gradients: Any, memory: AdamMemory, params: Any, step: Step) -> AdamMemory:
-        del params
+    def learn(gradients: Any, memory: AdamMemory, step: Step) -> AdamMemory:
         first, second = step.decay(b1, "b1"), step.decay(b2, "b2")
         return AdamMemory(
             average(gradients, memory.mu, first),

@@ -5,14 +5,13 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
-from novoclip.clipping import count_up, reject_integers
-from novoclip.measure import is_measured
+from novoclip.clipping import count_up
+from novoclip.leaves import all_finite, is_measured, reject_integers
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -25,11 +24,13 @@ class Step(NamedTuple):
       number: int32, how many steps were learned before this one.
       dtype: float32, or float64, the dtype of all the numbers in this step.
       params: the parameters as they were given, which a mask is made from; may be None.
+      weights: the same in this precision, with None for leaves without numbers.
     """
 
     number: jax.Array
     dtype: Any
     params: Any
+    weights: Any
 
     def value(self, value: Schedulable, name: str) -> jax.Array:
         """Return a number, or a schedule's value, as a scalar."""
@@ -48,12 +49,12 @@ class Algorithm(NamedTuple):
 
     Attributes:
       init: `init(shapes) -> memory`, from a tree of ShapeDtypeStructs.
-      learn: `learn(gradients, memory, params, step) -> memory`; params may be None.
+      learn: `learn(gradients, memory, step) -> memory`.
       direction: `direction(gradients, memory, step) -> updates`, from the new memory.
     """
 
     init: Callable[[Any], Any]
-    learn: Callable[[Any, Any, Any, Step], Any]
+    learn: Callable[[Any, Any, Step], Any]
     direction: Callable[[Any, Any, Step], Any]
 
 
@@ -93,7 +94,7 @@ def optimizer(
 
     def finish(updates: Any, step: Step) -> Any:
         rate = step.value(learning_rate, "learning_rate")
-        return jax.tree.map(lambda u: -rate * u, updates)
+        return jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
 
     return _transform(algorithm, finish, clip, weight_decay, weight_decay_mask, decay, nonfinite)
 
@@ -127,21 +128,21 @@ def _transform(
         updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, OptimizerState]:
         reject_integers(updates)
-        finite = jnp.array(True) if nonfinite == "propagate" else _all_finite(updates)
+        finite = jnp.array(True) if nonfinite == "propagate" else all_finite(updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
-        step = Step(state.steps - state.nonfinite, dtype, params)
         gradients, weights, before = (_numbers(tree, dtype) for tree in (clipped, params, state.memory))
+        step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
         def if_finite(new: Any, old: Any) -> Any:
             return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
         if decay == "coupled":
-            gradients = pull(gradients, weights, step)
-        memory = if_finite(algorithm.learn(gradients, before, weights, step), before)
+            gradients = pull(gradients, step)
+        memory = if_finite(algorithm.learn(gradients, before, step), before)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
-            direction = pull(direction, weights, step)
+            direction = pull(direction, step)
         direction = finish(direction, step)
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
         return jax.tree.map(
@@ -156,19 +157,20 @@ def _transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def add_decay(tree: Any, weights: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
+def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
     """Return tree + rate * weights, where the mask allows it."""
     if rate is None:
         return tree
     if step.params is None:
         msg = "weight_decay needs the parameters: call update(updates, state, params)"
         raise ValueError(msg)
+    weights = step.weights
     if mask is not None:
         chosen = mask(step.params) if callable(mask) else mask
         blank = functools.partial(jax.tree.map, jnp.zeros_like)
         weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
     by = step.value(rate, "weight_decay")
-    return jax.tree.map(lambda x, w: x + by * w, tree, weights)
+    return jax.tree.map(lambda x, w: x + by.astype(w.dtype) * w, tree, weights)
 
 
 def check_clip(clip: Any) -> None:
@@ -216,11 +218,3 @@ def _numbers(tree: Any, dtype: Any, convert: Callable[[Any, Any], Any] = _cast) 
         return convert(leaf, complex_dtype if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else dtype)
 
     return jax.tree.map(wide, tree)
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
-    # Behind a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
-    sums = [jnp.sum(x - x) for x in map(lax.optimization_barrier, map(jnp.asarray, _measured(tree)))]
-    parts = [part.astype(jnp.float32) for total in sums for part in (jnp.real(total), jnp.imag(total))]
-    return jnp.isfinite(sum(parts, jnp.zeros((), jnp.float32)))

@@ -43,8 +43,8 @@ def _amsgrad(
         memory = adam.init(shapes)
         return AMSGradMemory(memory, jax.tree.map(jnp.zeros_like, memory.root))
 
-    def learn(gradients: Any, memory: AMSGradMemory, params: Any, step: Step) -> AMSGradMemory:
-        new = adam.learn(gradients, memory.adam, params, step)
+    def learn(gradients: Any, memory: AMSGradMemory, step: Step) -> AMSGradMemory:
+        new = adam.learn(gradients, memory.adam, step)
         by = jnp.sqrt(new.root_weight) if corrected else jnp.ones((), step.dtype)
         by = jnp.where(by > 0, by, 1)
         return AMSGradMemory(

@@ -23,7 +23,10 @@ class MomentumMemory(NamedTuple):
     velocity: Any
 
 
-def _momentum(gamma: Schedulable, form: str, dampening: Schedulable | None, nesterov: bool, mu_dtype: Any) -> Algorithm:
+def momentum_algorithm(
+    gamma: Schedulable, form: str, dampening: Schedulable | None, nesterov: bool, mu_dtype: Any
+) -> Algorithm:
+    """Return the formula alone."""
     check_number("gamma", gamma, high=1.0)
     check_choice("form", form, FORMS)
     check_flag("nesterov", nesterov)
@@ -34,8 +37,7 @@ def _momentum(gamma: Schedulable, form: str, dampening: Schedulable | None, nest
             msg = f"dampening must be None in the averaged form and with nesterov; got {dampening!r}"
             raise ValueError(msg)
 
-    def learn(gradients: Any, memory: MomentumMemory, params: Any, step: Step) -> MomentumMemory:
-        del params
+    def learn(gradients: Any, memory: MomentumMemory, step: Step) -> MomentumMemory:
         b, rest = step.decay(gamma, "gamma")
         if form == "averaged":
             return MomentumMemory(average(gradients, memory.velocity, (b, rest)))
@@ -105,7 +107,7 @@ def scale_by_momentum(
       of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
     """
-    return scale_by(_momentum(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
+    return scale_by(momentum_algorithm(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
 
 
 def momentum(
@@ -162,7 +164,7 @@ def momentum(
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
     """
     return optimizer(
-        _momentum(gamma, form, dampening, nesterov, mu_dtype),
+        momentum_algorithm(gamma, form, dampening, nesterov, mu_dtype),
         learning_rate,
         clip=clip,
         weight_decay=weight_decay,

@@ -59,8 +59,7 @@ def _novoclip(
         weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
         return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 
-    def learn(gradients: Any, memory: NovoClipMemory, params: Any, step: Step) -> NovoClipMemory:
-        del params
+    def learn(gradients: Any, memory: NovoClipMemory, step: Step) -> NovoClipMemory:
         first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
         if threshold == "inverse":
             clipped, root = inverse(gradients, memory.root, per, second, by)

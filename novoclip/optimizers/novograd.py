@@ -43,11 +43,11 @@ def _novograd(
     def init(shapes: Any) -> NovoGradMemory:
         return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(jax.eval_shape(tensors.norms, shapes)))
 
-    def learn(gradients: Any, memory: NovoGradMemory, params: Any, step: Step) -> NovoGradMemory:
+    def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
         norms = tensors.norms(gradients)
         root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
         pulled = divide(gradients, over_tensors(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
-        pulled = add_decay(pulled, params, step, rate=weight_decay, mask=weight_decay_mask)
+        pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by = step.value(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)
 

@@ -49,8 +49,7 @@ def _rmsprop(
     def scaled(gradients: Any, root: Any, step: Step) -> Any:
         return divide(gradients, root, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
 
-    def learn(gradients: Any, memory: RMSpropMemory, params: Any, step: Step) -> RMSpropMemory:
-        del params
+    def learn(gradients: Any, memory: RMSpropMemory, step: Step) -> RMSpropMemory:
         decay = step.decay(rho, "rho")
         mean, velocity = memory.mean, memory.velocity
         if centered:

@@ -1,31 +1,19 @@
 """Limits that are percentiles of the norms seen lately."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_integer, check_number, value_at
+from novoclip.arguments import Schedulable, check_flag, check_integer, check_number, value_at
 from novoclip.clipping import clip
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit
 from novoclip.measure import Measure, resolve_measure
+from novoclip.rules.history import HistoryMemory, empty_history, percentile_of, remember
 
 
-class PercentileMemory(NamedTuple):
-    """What `percentile_of_history` remembers.
-
-    Attributes:
-      history: `(window, *blocks)`, the latest norms before clipping; infinite where not yet filled.
-      slot: int32 `(*blocks)`, where the next norm goes.
-    """
-
-    history: jax.Array
-    slot: jax.Array
-
-
-def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000) -> Limit:
-    """Limit each block to a percentile of its own latest norms, the present one included.
+def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000, include_current: bool = True) -> Limit:
+    """Limit each block to a percentile of its own latest norms.
 
     c_t = percentile({n_{t-window+1}, ..., n_t}, p), with linear interpolation. It learns
     from norms before clipping, so that the limit cannot shrink by itself. Norms of 0 are
@@ -34,9 +22,10 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000)
     Args:
       percentile: p in [0, 100]: a float, an array or a schedule.
       window: how many norms are kept a block.
+      include_current: whether n_t is among those that its own limit is found from.
 
     Returns:
-      A Limit with a `PercentileMemory`.
+      A Limit with a `HistoryMemory`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -55,32 +44,24 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000)
     """
     check_number("percentile", percentile, high=100.0)
     check_integer("window", window, low=1)
-
-    def init(norms: Any) -> PercentileMemory:
-        history = jnp.full((window, *norms.shape), jnp.inf, norms.dtype)
-        return PercentileMemory(history, jnp.zeros(norms.shape, jnp.int32))
+    check_flag("include_current", include_current)
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, PercentileMemory]:
+    ) -> tuple[Any, HistoryMemory]:
         del param_norms, extra
-        slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, 0)
-        history = jnp.where(slots == memory.slot[None], norms[None], memory.history)
-        memory = choose(norms > 0, PercentileMemory(history, (memory.slot + 1) % window), memory)
-        filled = jnp.sum(memory.history < jnp.inf, axis=0).astype(norms.dtype)
-        position = value_at(percentile, step, norms, "percentile") / 100 * jnp.maximum(filled - 1, 0)
-        below, above = jnp.floor(position), jnp.ceil(position)
-        ordered = jnp.sort(memory.history, axis=0)
-        low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[None], axis=0)[0] for i in (below, above))
-        return jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf), memory
+        learned = remember(memory, norms)
+        seen = learned if include_current else memory
+        return percentile_of(seen.history, value_at(percentile, step, norms, "percentile")), learned
 
-    return Limit(init, update)
+    return Limit(lambda norms: empty_history(norms, window), update)
 
 
 def autoclip(
     percentile: Schedulable = 10.0,
     *,
     window: int = 1000,
+    include_current: bool = True,
     per: str | Measure = "tree",
     norm: str = "l2",
     shape: str = "hard",
@@ -95,14 +76,16 @@ def autoclip(
       percentile: p in [0, 100]: a float, an array or a schedule. The authors' 10 clips nine
         steps in ten, which makes it nearly a normalized gradient; 90 clips outliers only.
       window: how many norms are kept a block. The authors keep all: a window as long as the run.
+      include_current: whether n_t is among the norms that c_t is found from, as in the authors' code.
+        Without it the first step has no limit, and a spike has no part in its own.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
       norm: "l1", "l2", "max" or "rms".
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the history.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `PercentileMemory`.
+      A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -122,8 +105,7 @@ def autoclip(
       networks <https://arxiv.org/abs/2007.14469>`_, 2020.
 
     The authors keep norms of 0 too, after which a block that is rarely used hardly moves. The
-    package of the same name differs: thresholds per tensor, a quantile of 0.9, and the present
-    norm not included.
+    package of the same name is `autoclip(90.0, per="tensor", include_current=False)`.
     """
-    limit = percentile_of_history(percentile, window=window)
+    limit = percentile_of_history(percentile, window=window, include_current=include_current)
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

@@ -25,7 +25,7 @@ def clip_by_norm(
         vector with an entry a block) or a schedule.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure, such as `groups(...)`.
       norm: "l1" (the sum of |g|), "l2", "max" (the largest |g|) or "rms" (the root of the mean of |g|^2).
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
 
     Returns:
@@ -61,7 +61,7 @@ def clip_by_global_norm(
 
     Args:
       max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule.
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" gives zero updates if the norm is not finite; "propagate" passes
         the gradient on as it came.
 

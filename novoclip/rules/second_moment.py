@@ -123,7 +123,7 @@ def clip_by_second_moment(
         way, numbers are clipped. In the proportional form the latter learns from
         min(root mean square, c).
       form: "inverse" or "proportional".
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets NaN to 0 (per tensor: a tensor that is not finite to zeros);
         "propagate" passes it on. Neither enters v.
       count: whether to keep `fraction`, `clipped` and `nonfinite` in the state, which

@@ -1,12 +1,13 @@
 """Limits from the mean and the deviation of the norms."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, rate_at, value_at
+from novoclip.arguments import Schedulable, check_choice, check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure, resolve_measure
@@ -23,11 +24,13 @@ class ZScoreMemory(NamedTuple):
       mean: their mean; exponential after the warm-up.
       deviation: the root of their population variance; exponential after the warm-up. The
         root, because one norm of 1e20 would leave the variance infinite.
+      spikes: int32, how many of the latest norms in a row were spikes.
     """
 
     seen: jax.Array
     mean: jax.Array
     deviation: jax.Array
+    spikes: jax.Array
 
 
 def z_score(
@@ -37,17 +40,20 @@ def z_score(
     warmup: int = 25,
     max_norm: Schedulable = jnp.inf,
     mode: str = "adaptive_scaling",
+    clip_factor: Schedulable = 1.0,
+    skip_update_on_spike: bool = False,
+    release: int | None = None,
     eps: Schedulable = 1e-6,
 ) -> Limit:
     """Limit each block whose norm lies more than z_threshold deviations above its mean.
 
     With z = (n - mean) / (sqrt(variance) + eps), a block with z > z_threshold is limited to
 
-        mean + z_threshold^2 sqrt(variance) / z    "adaptive_scaling"
-        mean                                       "mean"
-        mean + z_threshold sqrt(variance)          "percentile" (whose eps is 0)
+        clip_factor (mean + z_threshold^2 sqrt(variance) / z)    "adaptive_scaling"
+        mean                                                     "mean"
+        mean + z_threshold sqrt(variance)                        "percentile" (whose eps is 0)
 
-    and then learnt at that value e, other blocks at e = n: mean <- d mean + (1 - d) e, and with
+    and then learned at that value e, other blocks at e = n: mean <- d mean + (1 - d) e, and with
     the new mean, variance <- d variance + (1 - d) (e - mean)^2. During the first `warmup`
     norms, whose mean and population variance are the initial values, only `max_norm` limits.
     Norms of 0 are passed over.
@@ -58,6 +64,10 @@ def z_score(
       warmup: norms to see before the first z-score.
       max_norm: an upper bound of the limit in the gradients' units; infinite by default.
       mode: one of the three above.
+      clip_factor: of the limit in "adaptive_scaling", in (0, 1]: a float, an array or a schedule.
+      skip_update_on_spike: whether a spike leaves mean and variance as they are.
+      release: how many spikes in a row make a new level: from the next one on they are learned at
+        e = n, and limited as before, until one is no spike. None for never, as published.
       eps: added to the deviation: a float, an array or a schedule.
 
     Returns:
@@ -81,12 +91,15 @@ def z_score(
     check_integer("warmup", warmup, low=1)
     check_number("max_norm", max_norm)
     check_choice("mode", mode, MODES)
+    check_number("clip_factor", clip_factor, high=1.0, exclude_low=True)
+    check_flag("skip_update_on_spike", skip_update_on_spike)
+    if release is not None:
+        check_integer("release", release, low=1)
     check_number("eps", eps)
 
     def init(norms: Any) -> ZScoreMemory:
-        return ZScoreMemory(
-            jnp.zeros(norms.shape, jnp.int32), jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, norms.dtype)
-        )
+        zeros = functools.partial(jnp.zeros, norms.shape)
+        return ZScoreMemory(zeros(jnp.int32), zeros(norms.dtype), zeros(norms.dtype), zeros(jnp.int32))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -102,11 +115,13 @@ def z_score(
             # 1 / z, written so that a deviation of 0 needs no division by it.
             inverse = (deviation + margin) / jnp.where(spike, norms - memory.mean, 1)
             replacement = memory.mean + threshold * deviation * (threshold * inverse)
+            replacement = value_at(clip_factor, step, norms, "clip_factor") * replacement
         else:
             replacement = memory.mean if mode == "mean" else edge
         bound = jnp.where(warm, jnp.where(spike, replacement, edge), jnp.inf)
 
-        learned = jnp.where(spike, replacement, norms)
+        released = memory.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
+        learned = jnp.where(spike & ~released, replacement, norms)
         seen = jnp.minimum(memory.seen + 1, warmup)
         # Welford's running mean and variance while warming up.
         rate = jnp.where(warm, rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
@@ -115,7 +130,10 @@ def z_score(
         surprise = square_root(jnp.abs(learned - mean)) * square_root(jnp.abs(residual))
         deviation = hypotenuse(square_root(1 - rate) * deviation, square_root(rate) * surprise)
         limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))
-        return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation), memory)
+        if skip_update_on_spike:
+            mean, deviation = choose(spike & ~released, (memory.mean, memory.deviation), (mean, deviation))
+        spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
+        return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
 
     return Limit(init, update)
 
@@ -127,6 +145,9 @@ def zclip(
     warmup: int = 25,
     max_norm: Schedulable = 1.0,
     mode: str = "adaptive_scaling",
+    clip_factor: Schedulable = 1.0,
+    skip_update_on_spike: bool = False,
+    release: int | None = None,
     eps: Schedulable = 1e-6,
     per: str | Measure = "tree",
     norm: str = "l2",
@@ -138,7 +159,8 @@ def zclip(
     u = g min(1, c / n), with the limit c of `z_score`.
 
     If the level of the norms rises for good by more than half, "adaptive_scaling" and
-    "mean" take every later step for a spike and hold on to the old level; "percentile" follows.
+    "mean" as published take every later step for a spike and hold on to the old level: give a
+    `release`, such as 20, or take "percentile", which follows.
 
     Args:
       z_threshold: deviations that are still usual, above 0: a float, an array or a schedule.
@@ -147,10 +169,13 @@ def zclip(
       max_norm: an upper bound of the limit, in the gradients' units; `jnp.inf` for none.
       mode: "adaptive_scaling" (the further out, the lower the limit), "mean" or "percentile"
         (the mean plus z_threshold deviations).
+      clip_factor: of the limit in "adaptive_scaling", in (0, 1]: a float, an array or a schedule.
+      skip_update_on_spike: whether a spike leaves mean and variance as they are. It is clipped all the same.
+      release: how many spikes in a row make a new level, which is then learned; None for never.
       eps: added to the deviation: a float, an array or a schedule.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
       norm: "l1", "l2", "max" or "rms".
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" or "drop".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the memory.
 
@@ -177,5 +202,15 @@ def zclip(
     The authors' code divides by n + 1e-6 when it scales, learns norms of 0, and has no limits
     per tensor.
     """
-    limit = z_score(z_threshold, decay=decay, warmup=warmup, max_norm=max_norm, mode=mode, eps=eps)
+    limit = z_score(
+        z_threshold,
+        decay=decay,
+        warmup=warmup,
+        max_norm=max_norm,
+        mode=mode,
+        clip_factor=clip_factor,
+        skip_update_on_spike=skip_update_on_spike,
+        release=release,
+        eps=eps,
+    )
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

@@ -16,10 +16,12 @@ from novoclip.testing.subject import Subject
 
 MEASURED = ("clip", "record")
 OPTIMIZER = ("optimizer",)
-ANY = (*MEASURED, *OPTIMIZER)
+WRAPPER = ("wrapper",)
+TRANSFORM = ("transform",)
+ANY = (*MEASURED, *OPTIMIZER, *WRAPPER, *TRANSFORM)
 CLIP = ("clip",)
 SHAPES_WITHIN = ("hard", "drop")
-SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "normalize")
+SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "smooth", "normalize")
 
 
 class Check(NamedTuple):
@@ -52,13 +54,14 @@ CHECKS = (
     Check(numerics.the_bound_is_honoured, CLIP),
     Check(numerics.sudden_gradients_are_made_smaller, CLIP),
     Check(numerics.gradients_within_the_limit_are_untouched, CLIP, SHAPES_WITHIN),
-    Check(numerics.zero_gradients_give_zeros, MEASURED),
+    Check(numerics.zero_gradients_give_zeros, (*MEASURED, *TRANSFORM)),
     Check(numerics.derivatives_are_finite, CLIP),
     Check(numerics.derivatives_are_those_of_differences, CLIP),
     Check(numerics.complex_gradients_keep_their_phase, CLIP),
     Check(numerics.a_step_that_is_not_finite_leaves_no_trace, CLIP),
+    Check(numerics.a_step_that_is_not_finite_is_forgotten, (*WRAPPER, *TRANSFORM)),
     Check(numerics.records_change_nothing, ("record",)),
-    Check(descent.a_first_gradient_of_zeros_gives_zeros, OPTIMIZER),
+    Check(descent.a_first_gradient_of_zeros_gives_zeros, (*OPTIMIZER, *WRAPPER)),
     Check(descent.a_step_that_is_not_finite_is_skipped, OPTIMIZER),
     Check(descent.low_precision_follows_float32, OPTIMIZER),
     Check(places.same_result_in_jit_scan_and_vmap),

@@ -159,6 +159,22 @@ def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
         np.testing.assert_array_equal(updates["kernel"], clean["kernel"])
 
 
+def a_step_that_is_not_finite_is_forgotten(subject: Subject) -> None:
+    """After NaN or inf in one number, updates are finite, and later ones as if it had not been there."""
+    params = random_tree()
+    _, state = subject.update(random_tree(1), subject.init(params), params)
+    expected, _ = subject.update(random_tree(2), state, params)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        broken = random_tree(2)
+        broken |= {"kernel": broken["kernel"].at[1, 1].set(bad)}
+        updates, after = subject.update(broken, state, params)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates)), f"{bad} became {updates}"
+        assert int(after.steps) == int(state.steps) + 1, "steps stood still"
+        updates, _ = subject.update(random_tree(2), after, params)
+        jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    _no_dtype_lets_it_pass(subject)
+
+
 def _no_dtype_lets_it_pass(subject: Subject) -> None:
     for dtype in dtypes():
         params = random_tree(1, dtype)

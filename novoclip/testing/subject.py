@@ -17,8 +17,9 @@ class Subject(NamedTuple):
     """A transform, and what it promises.
 
     Attributes:
-      transform: the transform, whose state is a `novoclip.ClipState`, or an `OptimizerState`.
-      kind: "clip", "record" or "optimizer".
+      transform: the transform. Its state is a NamedTuple with a field `steps`: a `novoclip.ClipState`
+        for "clip" and "record", an `OptimizerState` for "optimizer".
+      kind: "clip", "record", "optimizer", "wrapper" (around another transform), or "transform" (any other).
       shape: what becomes of a block beyond its limit, as in `novoclip.clip`.
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".

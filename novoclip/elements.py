@@ -1,0 +1,48 @@
+"""Each number as a block of its own: absolute values, and their replacement."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.blocks import Layout, accumulation_dtype, rescale_leaves
+from novoclip.leaves import is_measured
+
+
+def absolute_values(tree: optax.Updates) -> optax.Updates:
+    """Return the tree of absolute values, in at least float32; None for leaves without numbers."""
+
+    def size(leaf: Any) -> jax.Array | None:
+        if not is_measured(leaf):
+            return None
+        sizes = jnp.abs(jnp.asarray(leaf))
+        return sizes.astype(accumulation_dtype(sizes.dtype))
+
+    return jax.tree.map(size, tree)
+
+
+def replace_absolute_values(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
+    """Return the tree with the absolute values `new` instead of `old`, signs and phases kept."""
+    sizes = iter(zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True))
+
+    def replace(leaf: Any) -> Any:
+        if not is_measured(leaf):
+            return leaf
+        leaf = jnp.asarray(leaf)
+        before, after = next(sizes)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return _replace_modulus(leaf, before, after)
+        # A limit beyond the leaf's range must not turn a clipped infinity back into one.
+        held = jnp.minimum(after, jnp.asarray(jnp.finfo(leaf.dtype).max, after.dtype))
+        wide = jnp.copysign(held, leaf.astype(after.dtype)).astype(leaf.dtype)
+        # Unchanged numbers come back bit for bit, and with a derivative of 1, at 0 too.
+        return jnp.where(before == after, leaf, wide)
+
+    return jax.tree.map(replace, tree)
+
+
+def _replace_modulus(leaf: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    # A modulus that is not finite has no phase that could be kept.
+    new = jnp.where(jnp.isinf(old), 0, new)
+    return rescale_leaves([leaf], Layout((0,), ((),), "scalar"), old, new)[0]

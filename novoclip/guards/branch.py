@@ -1,0 +1,29 @@
+"""A step that is taken or left out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from novoclip.leaves import is_measured
+
+
+def when(
+    condition: jax.Array, run: Callable[[], tuple[Any, Any]], updates: optax.Updates, state: Any
+) -> tuple[optax.Updates, Any]:
+    """Return run() where the condition holds; else zero updates, and the state as it was."""
+
+    def numbers() -> tuple[list[jax.Array], Any]:
+        sent, new = run()
+        return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
+
+    def nothing() -> tuple[list[jax.Array], Any]:
+        return [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(numbers)[0]], state
+
+    # A branch, and not a select of results: what is not finite is never computed with.
+    sent, new = lax.cond(condition, numbers, nothing)
+    leaves = iter(sent)
+    return jax.tree.map(lambda leaf: next(leaves) if is_measured(leaf) else leaf, updates), new

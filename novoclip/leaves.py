@@ -1,0 +1,47 @@
+"""Leaves of gradient trees: which of them hold numbers, what they are called, whether they are finite."""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+
+def is_measured(leaf: Any) -> bool:
+    """Whether a leaf takes part in norms: real or complex numbers do, integers and float0 do not."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def path_name(path: Any) -> str:
+    """Return "a/b/kernel" for a path in a tree, without the ".value" of Flax's nnx variables."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def reject_integers(updates: optax.Updates) -> None:
+    """Raise if a gradient is of integers, and name it."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        if not is_measured(leaf) and jnp.result_type(leaf) != jax.dtypes.float0:
+            msg = f"gradients must be real or complex numbers; {path_name(path)!r} has dtype {jnp.result_type(leaf)}"
+            raise TypeError(msg)
+
+
+def finite_leaves(tree: Any) -> jax.Array:
+    """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_measured(leaf)]
+    return jnp.stack([_is_finite(leaf) for leaf in leaves]) if leaves else jnp.zeros((0,), bool)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Return whether all numbers of a tree are finite."""
+    return jnp.all(finite_leaves(tree))
+
+
+def _is_finite(leaf: jax.Array) -> jax.Array:
+    # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
+    # Behind a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
+    leaf = lax.optimization_barrier(leaf)
+    total = jnp.sum(leaf - leaf)
+    return jnp.isfinite(jnp.real(total)) & jnp.isfinite(jnp.imag(total))

@@ -1,0 +1,83 @@
+"""Clipping of each example's gradient before the batch is averaged."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.blocks import accumulation_dtype
+from novoclip.leaves import is_measured, reject_integers
+from novoclip.wrappers import checked_inner
+
+
+def per_example(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Apply a rule to each example's gradient, then average.
+
+    u = mean_i rule(g_i). Updates enter with a leading axis of examples on each leaf, as
+    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's memory becomes the
+    mean of those that the examples would leave. To hold fewer gradients at once, put it before
+    `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
+
+    | published | rule |
+    |---|---|
+    | Abadi et al. | `clip_by_global_norm(C)` |
+    | AUTO-V | `normalize_by_norm(C)` |
+    | AUTO-S, times its gamma | `clip_by_global_norm(gamma, shape="smooth")` |
+    | adaptive quantile, Andrew et al. | `clip_by_running_quantile(0.5, initial=0.1)` |
+
+    Args:
+      inner: any rule.
+
+    Returns:
+      A GradientTransformation with the rule's state. Of the numbers in it, those with a point are means
+      over the examples; `clipped` and `nonfinite` count steps in which that was so for any of them.
+
+    Raises:
+      TypeError: if `inner` is no GradientTransformation. In `update`: if a leaf has no leading axis.
+
+    Example:
+      >>> import jax.numpy as jnp, novoclip
+      >>> rule = per_example(novoclip.clip_by_global_norm(1.0))
+      >>> gradients = jnp.array([[3.0, 4.0], [0.0, 0.2]])
+      >>> updates, state = rule.update(gradients, rule.init(jnp.zeros(2)))
+      >>> print(updates, state.fraction)
+      [0.3 0.5] 0.5
+
+    References:
+      Abadi et al., `Deep learning with differential privacy <https://arxiv.org/abs/1607.00133>`_,
+      2016. Bu, Wang, Zha, Karypis, `Automatic clipping: differentially private deep learning
+      made easier and stronger <https://arxiv.org/abs/2206.07136>`_, 2022.
+
+    No noise is added: this is no differential privacy yet. An example that is not finite counts as
+    zeros.
+    """
+    rule = checked_inner(inner)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        reject_integers(updates)
+        for leaf in jax.tree.leaves(updates):
+            if not jnp.ndim(leaf):
+                msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
+                raise TypeError(msg)
+        examples = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_measured(leaf) else None, updates)
+
+        def one(gradients: optax.Updates) -> tuple[list[jax.Array], Any]:
+            sent, new = rule.update(gradients, state, params, **extra)
+            return jax.tree.leaves(sent), new
+
+        if not jax.tree.leaves(examples):
+            return updates, rule.update(examples, state, params, **extra)[1]
+        each, states = jax.vmap(one)(examples)
+        means = iter(_mean(leaf) for leaf in each)
+        averaged = jax.tree.map(lambda leaf: next(means) if is_measured(leaf) else leaf[0], updates)
+        return averaged, jax.tree.map(lambda leaf: _mean(leaf) if is_measured(leaf) else jnp.max(leaf, axis=0), states)
+
+    return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def _mean(leaf: jax.Array) -> jax.Array:
+    wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
+    return jnp.sum(wide / leaf.shape[0], axis=0).astype(leaf.dtype)

@@ -1,0 +1,123 @@
+"""Limits relative to the average of what was let through, begun with the smallest of the warm-up."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
+from novoclip.clipping import clip
+from novoclip.limits import Limit, choose
+from novoclip.measure import Measure, resolve_blocks, resolve_measure
+from novoclip.safe_math import ratio
+
+
+class AdaGCMemory(NamedTuple):
+    """What AdaGC remembers.
+
+    Attributes:
+      gamma: `(*blocks)`, the smallest clipped norm of the warm-up, then their running mean;
+        infinite before the first.
+      seen: int32 `(*blocks)`, norms other than 0 that were seen, at most `warmup`.
+    """
+
+    gamma: jax.Array
+    seen: jax.Array
+
+
+def _adagc(
+    lambda_rel: Schedulable, lambda_abs: Schedulable, decay: Schedulable, warmup: int, floor: Schedulable
+) -> Limit:
+    check_number("lambda_rel", lambda_rel)
+    check_number("lambda_abs", lambda_abs)
+    check_number("decay", decay, high=1.0)
+    check_integer("warmup", warmup, low=1)
+    check_number("floor", floor)
+    whole = resolve_measure("tree")
+
+    def init(norms: Any) -> AdaGCMemory:
+        return AdaGCMemory(jnp.full(norms.shape, jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, AdaGCMemory]:
+        del param_norms, extra
+        warm = memory.seen >= warmup
+        total = whole.norms(norms)
+        share = ratio(norms, jnp.where(total > 0, total, 1))
+        # Where all of the gradient is within lambda_abs, this is above the block's own norm.
+        absolute = jnp.where(
+            total > value_at(lambda_abs, step, total, "lambda_abs"),
+            value_at(lambda_abs, step, norms, "lambda_abs") * share,
+            norms,
+        )
+        gamma = jnp.where(warm, memory.gamma, 1)
+        relative = value_at(lambda_rel, step, norms, "lambda_rel") * gamma
+        limits = jnp.where(warm, relative, absolute)
+        let_through = jnp.minimum(norms, limits)
+        averaged = gamma + rate_at(decay, step, norms, "decay") * (let_through - gamma)
+        learned = jnp.where(warm, averaged, jnp.minimum(memory.gamma, let_through))
+        learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
+        return limits, choose(norms > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
+
+    return Limit(init, update)
+
+
+def adagc(
+    lambda_rel: Schedulable = 1.05,
+    *,
+    lambda_abs: Schedulable = 1.0,
+    decay: Schedulable = 0.98,
+    warmup: int = 100,
+    floor: Schedulable = 0.0,
+    per: str | Measure = "tensor",
+    shape: str = "hard",
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Clip each tensor at a little more than the average of what was let through (AdaGC).
+
+    After the warm-up c_t = lambda_rel gamma_{t-1} and
+    gamma_t = decay gamma_{t-1} + (1 - decay) min(n_t, c_t). In the warm-up the whole gradient is
+    clipped at lambda_abs, and gamma is the smallest norm that a block then has. Norms of 0 are
+    passed over.
+
+    With the authors' numbers more than half of all steps are clipped once norms vary by a fifth,
+    and the limit rises by 0.1 % a step at most: 1.5 and more for `lambda_rel` clips outliers only.
+
+    Args:
+      lambda_rel: at least 0: a float, an array or a schedule.
+      lambda_abs: limit of the whole gradient's norm in the warm-up, in its units, likewise.
+      decay: of gamma, in [0, 1], likewise.
+      warmup: how many norms of a block begin its gamma.
+      floor: the least gamma, in the gradients' units, likewise. 0, as published, may hold a
+        block near zero whose gradients were tiny in the warm-up; 1e-3 of the usual norm does not.
+      per: the blocks: "tensor", as published, "tree", "unit" or a Measure of Euclidean norms.
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
+        on. Neither enters gamma.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is an `AdaGCMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, a name is unknown, or `per` is "element".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = adagc(warmup=2)
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for size in (0.1, 0.1, 100.0):
+      ...     updates, state = rule.update(size * jnp.array([3.0, 4.0]), state)
+      >>> print(updates, state.limits)
+      [0.315 0.42 ] [0.525]
+
+    References:
+      Wang et al., `AdaGC: Improving training stability for large language model pretraining
+      <https://arxiv.org/abs/2502.11034>`_, 2025.
+
+    The authors count steps, not norms, for the warm-up, and have no floor.
+    """
+    limit = _adagc(lambda_rel, lambda_abs, decay, warmup, floor)
+    return clip(resolve_blocks(per), limit, shape, nonfinite=nonfinite)

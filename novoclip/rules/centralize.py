@@ -1,0 +1,75 @@
+"""Gradients without their mean over the inputs of each output."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.blocks import accumulation_dtype
+from novoclip.clipping import ClipState
+from novoclip.leaves import is_measured, path_name, reject_integers
+from novoclip.measure import Axes, resolve_axes
+from novoclip.rules.record import record
+
+
+def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> optax.GradientTransformationExtraArgs:
+    """Subtract from each output's gradient its mean over the inputs (gradient centralization).
+
+    u = g - mean(g), the mean being taken over `axes`, for leaves of two axes or more. An output
+    whose mean is not finite becomes zeros; so do such numbers in other leaves.
+
+    Args:
+      axes: as in `units`: the layout of the kernels, "flax" and "tensorflow" (outputs in the last
+        axis) or "torch" (in the first), axes, or a function `axes(path, leaf)`.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose `norms` is the norm of the gradient
+      before, and whose limit is infinite.
+
+    Raises:
+      TypeError: if `axes` are no integers.
+      ValueError: if the layout is unknown, or a leaf lacks such an axis.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = centralize()
+      >>> gradient = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]])}
+      >>> print(rule.update(gradient, rule.init(gradient))[0]["kernel"])
+      [[-1. -2.]
+       [ 1.  2.]]
+
+    References:
+      Yong, Huang, Hua, Zhang, `Gradient centralization: a new optimization technique for deep
+      neural networks <https://arxiv.org/abs/2004.01461>`_, 2020.
+
+    `optax.centralize` averages over every axis but the first, which is right for torch's layout:
+    for Flax's kernels it is the mean over the outputs of each input.
+    """
+    reduced = resolve_axes(axes)
+    watch = record()
+
+    def centered(path: Any, leaf: Any) -> Any:
+        if not is_measured(leaf):
+            return leaf
+        leaf = jnp.asarray(leaf)
+        zero = jnp.zeros((), leaf.dtype)
+        if leaf.ndim < 2:
+            return jnp.where(jnp.isfinite(leaf), leaf, zero)
+        over = reduced(path_name(path), leaf)
+        wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
+        number = max(math.prod(leaf.shape[axis] for axis in over), 1)
+        # Divided before the sum, which could overflow.
+        mean = jnp.sum(wide / number, axis=over, keepdims=True)
+        return jnp.where(jnp.isfinite(mean), (wide - mean).astype(leaf.dtype), zero)
+
+    def update(
+        updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ClipState]:
+        reject_integers(updates)
+        _, state = watch.update(updates, state, params, **extra)
+        return jax.tree_util.tree_map_with_path(centered, updates), state
+
+    return optax.GradientTransformationExtraArgs(watch.init, update)

@@ -1,0 +1,98 @@
+"""Clippy: updates scaled down until no number moves far beside its weight."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_up, new_norm
+from novoclip.leaves import is_measured, reject_integers
+from novoclip.limits import constant
+from novoclip.measure import resolve_measure
+
+
+def clippy(
+    relative: Schedulable = 0.1,
+    absolute: Schedulable = 1e-7,
+    *,
+    floor: Schedulable = 0.0,
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Scale each tensor's update down until none of its numbers moves far beside its weight (Clippy).
+
+    u_new = u min(1, 1 / n) with n = max_i |u_i| / (relative max(|w_i|, floor rms(w)) + absolute).
+    It stands behind the optimizer and its learning rate, and keeps each tensor's direction.
+
+    As published (floor = 0, absolute = 1e-7) a single weight of 0 holds its whole tensor still:
+    biases, embeddings and adapters that begin at 0 never move. Give a `floor`, such as 0.1, and an
+    `absolute` near the steps that a tensor of zeros may take, such as 1e-3.
+
+    Args:
+      relative: step allowed, as a share of the weight: at least 0, a float, an array or a schedule.
+      absolute: step allowed besides, above 0, in the parameters' units, likewise.
+      floor: weights count as at least this share of their tensor's root mean square, likewise.
+      nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
+
+    Returns:
+      A GradientTransformation with a `ClipState`, whose `norms` are the n of each tensor and
+      whose `limits` are 1. Its `update` needs the parameters.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or `nonfinite` is unknown. In `update`: if the
+        parameters are absent.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clippy(0.5)
+      >>> params, update = jnp.array([1.0, -2.0]), jnp.array([2.0, 0.5])
+      >>> print(rule.update(update, rule.init(params), params)[0].round(4))
+      [0.5   0.125]
+
+    References:
+      Tang et al., `Improving training stability for multitask ranking models in recommender systems
+      <https://arxiv.org/abs/2302.09178>`_, 2023.
+
+    The authors' optimizer may also allow a share of 1 / sqrt(accumulator) of its Adagrad (0 by
+    default) and feed the clipped gradient to it; this is the clip alone, for any optimizer.
+    """
+    check_number("relative", relative)
+    check_number("absolute", absolute, exclude_low=True)
+    check_number("floor", floor)
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    largest, rms = resolve_measure("tensor", "max"), resolve_measure("tensor", "rms")
+    start = clip(largest, constant(1.0))
+
+    def excess(updates: optax.Updates, params: optax.Params, step: jax.Array) -> jax.Array:
+        sizes = rms.norms(params)
+        share, least, beside = (
+            value_at(value, step, jnp.zeros((), sizes.dtype), name)
+            for value, name in ((relative, "relative"), (floor, "floor"), (absolute, "absolute"))
+        )
+        weights = iter(sizes)
+
+        def each(u: Any, w: Any) -> Any:
+            if not is_measured(u):
+                return u
+            weight = jnp.maximum(jnp.abs(w).astype(sizes.dtype), least * next(weights))
+            return jnp.abs(u).astype(sizes.dtype) / (share * weight + beside)
+
+        return largest.norms(jax.tree.map(each, updates, params))
+
+    def update(
+        updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, ClipState]:
+        del extra
+        reject_integers(updates)
+        if params is None:
+            msg = "clippy compares updates with the parameters: call update(updates, state, params)"
+            raise ValueError(msg)
+        norms = excess(updates, params, state.steps)
+        limits = jnp.ones_like(norms)
+        rescaled = largest.rescale(updates, norms, new_norm(norms, limits, "hard", nonfinite, elementwise=False))
+        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), norms, limits)
+        return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
+
+    return optax.GradientTransformationExtraArgs(start.init, update)

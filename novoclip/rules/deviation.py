@@ -1,0 +1,121 @@
+"""Limits from the mean and the deviation of the latest norms."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_integer, check_number, value_at
+from novoclip.clipping import clip
+from novoclip.limits import Limit
+from novoclip.measure import Measure, resolve_measure
+from novoclip.rules.history import HistoryMemory, empty_history, mean_and_deviation_of, remember
+
+
+def deviations_of_history(
+    deviations: Schedulable = 3.0, *, window: int = 128, warmup: int = 64, eps: Schedulable = 1e-6
+) -> Limit:
+    """Limit each block to the mean of its own latest norms plus some deviations.
+
+    c_t = mean + k max(deviation, eps mean), over {n_{t-window}, ..., n_{t-1}}, the deviation
+    being that of the population. It learns from norms before clipping, so that the limit
+    follows a lasting change. Norms of 0 are passed over.
+
+    Args:
+      deviations: k, at least 0: a float, an array or a schedule.
+      window: how many norms are kept a block.
+      warmup: how many of them there must be before there is a limit, at most `window`.
+      eps: the least deviation, as a share of the mean: a float, an array or a schedule.
+
+    Returns:
+      A Limit with a `HistoryMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> limit = deviations_of_history(2.0, window=4, warmup=2)
+      >>> memory = limit.init(jnp.zeros(()))
+      >>> for norm in (1.0, 3.0, 100.0):
+      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     print(limits)
+      inf
+      inf
+      4.0
+    """
+    check_number("deviations", deviations)
+    check_integer("window", window, low=1)
+    check_integer("warmup", warmup, low=1)
+    check_number("eps", eps)
+    if warmup > window:
+        msg = f"warmup must be at most window={window}; got {warmup}"
+        raise ValueError(msg)
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, HistoryMemory]:
+        del param_norms, extra
+        filled, mean, deviation = mean_and_deviation_of(memory.history)
+        # In a window of equal norms the mean may round below them.
+        least = value_at(eps, step, norms, "eps") * jnp.abs(mean)
+        limits = mean + value_at(deviations, step, norms, "deviations") * jnp.maximum(deviation, least)
+        return jnp.where(filled >= warmup, limits, jnp.inf), remember(memory, norms)
+
+    return Limit(lambda norms: empty_history(norms, window), update)
+
+
+def clip_by_deviation(
+    deviations: Schedulable = 3.0,
+    *,
+    window: int = 128,
+    warmup: int = 64,
+    eps: Schedulable = 1e-6,
+    per: str | Measure = "tree",
+    norm: str = "l2",
+    shape: str = "hard",
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Clip at the mean of the norms seen lately plus some deviations.
+
+    u_t = g_t min(1, c_t / n_t), with c_t = mean + k deviation over the last `window` norms
+    before clipping, n_t not included.
+
+    Args:
+      deviations: k, at least 0: a float, an array or a schedule.
+      window: how many norms are kept a block.
+      warmup: how many of them there must be before anything is clipped.
+      eps: the least deviation, as a share of the mean: a float, an array or a schedule.
+      per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
+      norm: "l1", "l2", "max" or "rms".
+      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
+        on. Neither enters the history.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, or a name is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clip_by_deviation(warmup=2)
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for size in (1.0, 1.0, 100.0):
+      ...     updates, state = rule.update(size * jnp.array([3.0, 4.0]), state)
+      >>> print(state.limits.round(3))
+      5.0
+
+    References:
+      Hall et al., `Levanter: legible, scalable, reproducible foundation models with JAX
+      <https://github.com/marin-community/levanter>`_, 2023 (`clip_update_by_historical_norm`).
+
+    There the least deviation is 1e-6 in the norm's own units. `StandardClip` of the package
+    `autoclip` has two sample deviations as its limit, without the mean.
+    """
+    limit = deviations_of_history(deviations, window=window, warmup=warmup, eps=eps)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

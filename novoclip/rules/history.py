@@ -1,0 +1,57 @@
+"""A window of the latest norms, which several limits learn from."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.limits import choose
+
+
+class HistoryMemory(NamedTuple):
+    """The latest norms of each block.
+
+    Attributes:
+      history: `(window, *blocks)`, norms before clipping; infinite where not yet filled.
+      slot: int32 `(*blocks)`, where the next norm goes.
+    """
+
+    history: jax.Array
+    slot: jax.Array
+
+
+def empty_history(norms: Any, window: int) -> HistoryMemory:
+    """Return a history without entries."""
+    return HistoryMemory(jnp.full((window, *norms.shape), jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+
+
+def remember(memory: HistoryMemory, norms: jax.Array) -> HistoryMemory:
+    """Return the history with these norms in place of the oldest; norms of 0 are passed over."""
+    window = memory.history.shape[0]
+    slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, 0)
+    history = jnp.where(slots == memory.slot[None], norms[None], memory.history)
+    return choose(norms != 0, HistoryMemory(history, (memory.slot + 1) % window), memory)
+
+
+def percentile_of(history: jax.Array, percentile: jax.Array) -> jax.Array:
+    """Return each block's percentile, with linear interpolation; infinite where there is no entry."""
+    filled = jnp.sum(history < jnp.inf, axis=0).astype(history.dtype)
+    position = percentile / 100 * jnp.maximum(filled - 1, 0)
+    below, above = jnp.floor(position), jnp.ceil(position)
+    ordered = jnp.sort(history, axis=0)
+    low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[None], axis=0)[0] for i in (below, above))
+    return jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf)
+
+
+def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return how many entries each block has, their mean, and the root of their population variance."""
+    present = history < jnp.inf
+    entries = jnp.where(present, history, 0)
+    filled = jnp.sum(present, axis=0).astype(history.dtype)
+    # Divided by the largest, so that squares stay in range.
+    largest = jnp.max(jnp.abs(entries), axis=0)
+    scaled = entries / jnp.where(largest > 0, largest, 1)[None]
+    mean = jnp.sum(scaled, axis=0) / jnp.maximum(filled, 1)
+    squares = jnp.where(present, jnp.square(scaled - mean[None]), 0)
+    deviation = jnp.sqrt(jnp.sum(squares, axis=0) / jnp.maximum(filled, 1))
+    return filled, largest * mean, largest * deviation

@@ -1,0 +1,74 @@
+"""QK-Clip: query and key weights scaled down where attention logits grew too large."""
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.arguments import check_number
+
+
+def qk_clip(
+    query: jax.Array,
+    key: jax.Array,
+    max_logits: jax.Array,
+    *,
+    threshold: float | jax.Array = 100.0,
+    balance: float | jax.Array = 0.5,
+    head_axis: int = -2,
+) -> tuple[jax.Array, jax.Array]:
+    """Scale each head's query and key weights down so that its logits stay below a threshold (QK-Clip).
+
+    With S the largest logit of a head over the batch and gamma = min(1, threshold / S), the
+    query weights are multiplied by gamma^balance and the key weights by gamma^(1 - balance).
+    It is applied to the weights, after the optimizer's step.
+
+    For multi-head latent attention: (q^C, k^C) with balance 0.5, and q^R with balance 1, whose
+    shared k^R then stays as it is.
+
+    Args:
+      query: query kernel, such as Flax's (features, heads, head size), or its bias (heads, head size).
+      key: key kernel; with fewer heads (grouped queries), each takes the largest logit of its queries.
+      max_logits: `(heads,)`, the largest logit of each query head over the batch, after the
+        scaling by 1 / sqrt(head size). Where it is not finite, or not above 0, the head stays.
+      threshold: above 0.
+      balance: in [0, 1].
+      head_axis: the axis of the heads in both kernels.
+
+    Returns:
+      The two kernels, in their dtypes.
+
+    Raises:
+      TypeError: if a number has the wrong type.
+      ValueError: if a number is out of its range, or the heads do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> query, key = jnp.ones((4, 2, 3)), jnp.ones((4, 2, 3))
+      >>> query, key = qk_clip(query, key, jnp.array([50.0, 400.0]))
+      >>> print(query[0, :, 0], key[0, :, 0])
+      [1.  0.5] [1.  0.5]
+
+    References:
+      Kimi Team, `Kimi K2: Open agentic intelligence <https://arxiv.org/abs/2507.20534>`_, 2025.
+    """
+    check_number("threshold", threshold, exclude_low=True)
+    check_number("balance", balance, high=1.0)
+    logits = jnp.asarray(max_logits)
+    heads, key_heads = query.shape[head_axis], key.shape[head_axis]
+    if logits.shape != (heads,):
+        msg = f"max_logits must have one entry for each of the {heads} query heads; got shape {logits.shape}"
+        raise ValueError(msg)
+    if heads % key_heads:
+        msg = f"key must have a number of heads that divides the {heads} query heads; got {key_heads}"
+        raise ValueError(msg)
+    grouped = jnp.max(logits.reshape(key_heads, heads // key_heads), axis=1)
+    each = jnp.repeat(grouped, heads // key_heads)  # the queries that share a key share its factor
+
+    def scaled(kernel: jax.Array, sizes: jax.Array, power: float | jax.Array) -> jax.Array:
+        above = jnp.isfinite(sizes) & (sizes > threshold)
+        gamma = jnp.where(above, threshold / jnp.where(above, sizes, 1), 1).astype(jnp.float32)
+        shape = [1] * kernel.ndim
+        shape[head_axis] = kernel.shape[head_axis]
+        factor = (gamma**power).reshape(shape)
+        return (kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * factor).astype(kernel.dtype)
+
+    return scaled(query, each, balance), scaled(key, grouped, 1 - balance)

@@ -1,0 +1,193 @@
+"""The two rules of Stable-SPAM: spikes scaled down within a tensor, and norms made even over time."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import Schedulable, check_number, rate_at, value_at
+from novoclip.clipping import clip
+from novoclip.leaves import is_measured
+from novoclip.limits import Limit, choose
+from novoclip.measure import Measure, resolve_blocks, resolve_measure
+from novoclip.safe_math import hypotenuse, ratio, square_root
+
+
+class AverageMemory(NamedTuple):
+    """A running mean, corrected for its bias.
+
+    Attributes:
+      mean: `(*blocks)`, the mean.
+      weight: `(*blocks)`, 1 - decay^t.
+    """
+
+    mean: jax.Array
+    weight: jax.Array
+
+
+class RootRatioMemory(NamedTuple):
+    """What AdaGN remembers.
+
+    Attributes:
+      first: the mean of the norms.
+      second: the root of the mean of their squares, which themselves may overflow.
+    """
+
+    first: AverageMemory
+    second: AverageMemory
+
+
+def _empty(norms: Any) -> AverageMemory:
+    return AverageMemory(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, norms.dtype))
+
+
+def _rate(memory: AverageMemory, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the weight after this step, and the share of the present norm in the corrected mean."""
+    weight = memory.weight + rate * (1 - memory.weight)
+    return weight, jnp.where(weight > 0, ratio(rate, jnp.where(weight > 0, weight, 1)), 0)
+
+
+def _average_of_maxima(decay: Schedulable) -> Limit:
+    check_number("decay", decay, high=1.0)
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, AverageMemory]:
+        del param_norms, extra
+        weight, share = _rate(memory, rate_at(decay, step, norms, "decay"))
+        mean = memory.mean + share * (norms - memory.mean)
+        learned = choose(norms > 0, AverageMemory(mean, weight), memory)
+        return jnp.where(weight > 0, mean, jnp.inf), learned
+
+    return Limit(_empty, update)
+
+
+def _spikes() -> Measure:
+    tensors = resolve_measure("tensor", "max")
+
+    def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
+        scaled = tensors.rescale(tree, old, new)
+        bounds = iter(new)
+
+        def choose_each(leaf: Any, smaller: Any) -> Any:
+            if not is_measured(leaf):
+                return leaf
+            within = jnp.abs(jnp.asarray(leaf)).astype(new.dtype) <= next(bounds)
+            return jnp.where(within, leaf, smaller)
+
+        return jax.tree.map(choose_each, tree, scaled)
+
+    return Measure(tensors.norms, rescale)
+
+
+def adaclip(decay: Schedulable = 0.999, *, nonfinite: str = "zero") -> optax.GradientTransformationExtraArgs:
+    """Scale down the numbers of a tensor that are beyond the average of its maxima (AdaClip of Stable-SPAM).
+
+    With n_t = max |g| of a tensor and c_t the running mean of n_1 ... n_t, corrected for its bias,
+    numbers beyond c_t become g c_t / n_t; the others stay. Tensors of zeros are passed over.
+
+    Args:
+      decay: of the mean, in [0, 1]: a float, an array or a schedule.
+      nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
+        Neither enters the mean.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is an `AverageMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if `decay` is out of its range, or `nonfinite` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = adaclip()
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for gradient in ([1.0, 0.5], [1.0, 0.5], [100.0, 0.5]):
+      ...     updates, state = rule.update(jnp.array(gradient), state)
+      >>> print(updates.round(2), state.limits.round(2))
+      [34.03  0.5 ] [34.03]
+
+    References:
+      Huang et al., `Stable-SPAM: how to train in 4-bit more stably than 16-bit Adam
+      <https://arxiv.org/abs/2502.17055>`_, 2025.
+
+    The mean takes in a spike before it is used: early in a run a spike passes almost whole. The
+    authors' code corrects the bias with a step counter that their momentum reset sets back, which
+    switches the rule off for hundreds of steps; the counter here is its own.
+    """
+    return clip(_spikes(), _average_of_maxima(decay), nonfinite=nonfinite)
+
+
+def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit:
+    for name, number in (("b1", b1), ("b2", b2)):
+        check_number(name, number, high=1.0)
+    check_number("eps", eps)
+
+    def update(
+        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, RootRatioMemory]:
+        del param_norms, extra
+        weight, share = _rate(memory.first, rate_at(b1, step, norms, "b1"))
+        mean = memory.first.mean + share * (norms - memory.first.mean)
+        root_weight, root_share = _rate(memory.second, rate_at(b2, step, norms, "b2"))
+        root = hypotenuse(square_root(1 - root_share) * memory.second.mean, square_root(root_share) * norms)
+        size = root + value_at(eps, step, norms, "eps")
+        learned = RootRatioMemory(AverageMemory(mean, weight), AverageMemory(root, root_weight))
+        return ratio(mean, jnp.where(size > 0, size, 1)), choose(norms > 0, learned, memory)
+
+    return Limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update)
+
+
+def adagn(
+    b1: Schedulable = 0.7,
+    b2: Schedulable = 0.9,
+    *,
+    eps: Schedulable = 1e-8,
+    per: str | Measure = "tensor",
+    norm: str = "l2",
+    nonfinite: str = "zero",
+) -> optax.GradientTransformationExtraArgs:
+    """Replace each tensor's norm by its running mean over its running root mean square (AdaGN, GradientStabilizer).
+
+    u_t = (g_t / n_t) a_t / (sqrt(b_t) + eps), with a and b the running means of n and n^2,
+    corrected for their biases. The new norm is a number near 1 without units: the optimizer behind has
+    to be one that no scale changes, such as Adam, or its learning rate chosen anew. A spike, however
+    large, gets a norm of at most (1 - b1) / sqrt(1 - b2), 0.95 with these numbers. Norms of 0 are
+    passed over.
+
+    Args:
+      b1: decay of a, in [0, 1]: a float, an array or a schedule.
+      b2: decay of b, likewise.
+      eps: at least 0, in the gradients' units, likewise.
+      per: the blocks: "tensor", as published, "tree", "unit" or a Measure.
+      norm: "l1", "l2", "max" or "rms".
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
+        on. Neither enters the means.
+
+    Returns:
+      A GradientTransformation with a `ClipState` whose memory is a `RootRatioMemory`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is out of its range, a name is unknown, or `per` is "element".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = adagn()
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for size in (1.0, 1.0, 1.0, 1e6):
+      ...     updates, state = rule.update(size * jnp.array([0.0, 5.0]), state)
+      ...     print(f"{updates[1]:.2f}")
+      1.00
+      1.00
+      1.00
+      0.73
+
+    References:
+      Huang et al., `Stable-SPAM: how to train in 4-bit more stably than 16-bit Adam
+      <https://arxiv.org/abs/2502.17055>`_, 2025.
+
+    In Stable-SPAM it follows `adaclip` and precedes Adam.
+    """
+    return clip(resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite)

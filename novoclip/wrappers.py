@@ -1,0 +1,254 @@
+"""Wrappers around any rule: error feedback, examples one by one, a late start."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from novoclip.arguments import check_integer
+from novoclip.blocks import accumulation_dtype
+from novoclip.clipping import count_up
+from novoclip.leaves import all_finite, is_measured, reject_integers
+
+
+class CarryState(NamedTuple):
+    """The state of `uclip` and `clip21`.
+
+    Attributes:
+      steps: int32, steps taken.
+      nonfinite: int32, steps among them that were skipped because a gradient was not finite.
+      carry: a tree like the parameters, in at least float32: what clipping has held back so far,
+        or, for `clip21`, the estimate of the gradient.
+      inner: the rule's own.
+    """
+
+    steps: jax.Array
+    nonfinite: jax.Array
+    carry: Any
+    inner: Any
+
+
+class DelayedState(NamedTuple):
+    """The state of `start_after`.
+
+    Attributes:
+      steps: int32, steps taken.
+      inner: the rule's own.
+    """
+
+    steps: jax.Array
+    inner: Any
+
+
+def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Clip, and add what was held back to the next gradient (U-Clip).
+
+    u_t = rule(g_t + carry_{t-1});  carry_t = g_t + carry_{t-1} - u_t. The sum of the gradients is the
+    sum of the updates plus the carry, so that clipping has no bias in the long run. An outlier
+    comes back in portions: this is for noise that is bounded, not for spikes.
+
+    Args:
+      inner: any rule.
+
+    Returns:
+      A GradientTransformation with a `CarryState`. A step with a gradient that is not finite is
+      skipped: its updates are 0, and only the counters move.
+
+    Raises:
+      TypeError: if `inner` is no GradientTransformation.
+
+    Example:
+      >>> import jax.numpy as jnp, novoclip
+      >>> rule = uclip(novoclip.clip_by_value(1.0))
+      >>> state = rule.init(jnp.zeros(1))
+      >>> for gradient in (2.5, 0.0, 0.0):
+      ...     updates, state = rule.update(jnp.array([gradient]), state)
+      ...     print(updates)
+      [1.]
+      [1.]
+      [0.5]
+
+    References:
+      Elesedy, Hutter, `U-Clip: On-average unbiased stochastic gradient clipping
+      <https://arxiv.org/abs/2302.02971>`_, 2023.
+    """
+
+    def step(gradients: Any, carry: Any, rule: Any) -> tuple[Any, Any, Any]:
+        total = jax.tree.map(_sum, gradients, carry)
+        updates, state = rule(total)
+        return updates, lambda sent: jax.tree.map(_difference, total, sent), state
+
+    return _with_carry(inner, step)
+
+
+def clip21(
+    inner: optax.GradientTransformation, *, axis_name: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Follow the gradient by clipped steps (Clip21, EF21 with clipping).
+
+    e_t = e_{t-1} + rule(g_t - e_{t-1});  u_t = e_t, averaged over the workers. Clipped differences
+    vanish where clipped gradients do not: workers whose gradients cancel out find the
+    same optimum as without clipping.
+
+    Args:
+      inner: any rule.
+      axis_name: the mapped axis over which workers average, as in `jax.pmap`; None for one worker.
+
+    Returns:
+      A GradientTransformation with a `CarryState`. A step in which a gradient of any worker
+      is not finite is skipped.
+
+    Raises:
+      TypeError: if `inner` is no GradientTransformation.
+
+    Example:
+      >>> import jax.numpy as jnp, novoclip
+      >>> rule = clip21(novoclip.clip_by_value(1.0))
+      >>> state = rule.init(jnp.zeros(1))
+      >>> for gradient in (2.5, 2.5, 2.5):
+      ...     updates, state = rule.update(jnp.array([gradient]), state)
+      ...     print(updates)
+      [1.]
+      [2.]
+      [2.5]
+
+    References:
+      Khirirat et al., `Clip21: Error feedback for gradient clipping
+      <https://arxiv.org/abs/2305.18929>`_, 2023.
+    """
+
+    def step(gradients: Any, estimate: Any, rule: Any) -> tuple[Any, Any, Any]:
+        moved, state = rule(jax.tree.map(_difference, gradients, estimate))
+        estimate = jax.tree.map(_sum, estimate, moved)
+        sent = estimate if axis_name is None else jax.lax.pmean(estimate, axis_name)
+        return sent, lambda _: estimate, state
+
+    return _with_carry(inner, step, axis_name)
+
+
+def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.GradientTransformationExtraArgs:
+    rule = checked_inner(inner)
+
+    def init(params: optax.Params) -> CarryState:
+        carry = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, _wide(x.dtype)) if is_measured(x) else None,
+            jax.tree.map(lambda x: jax.eval_shape(jnp.asarray, x), params),
+        )
+        return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))
+
+    def update(
+        updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, CarryState]:
+        reject_integers(updates)
+        finite = all_finite(updates)
+        if axis_name is not None:
+            finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
+        sent, carry_of, memory = step(
+            jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
+        )
+        numbers = iter(jax.tree.leaves(sent))
+        # What is carried is found from the updates as they leave, rounded to the gradients' dtypes.
+        sent = jax.tree.map(
+            lambda x: jnp.where(finite, next(numbers), 0).astype(jnp.result_type(x)) if is_measured(x) else x, updates
+        )
+        carry = carry_of(jax.tree.map(_widened, sent))
+        carry, memory = jax.tree.map(
+            lambda new, old: jnp.where(finite, new.astype(old.dtype), old), (carry, memory), (state.carry, state.inner)
+        )
+        steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
+        return sent, CarryState(steps, nonfinite, carry, memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def start_after(
+    inner: optax.GradientTransformation, steps: int, *, ramp: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Pass gradients on for some steps, then begin to clip, at once or little by little.
+
+    u_t = (1 - a_t) g_t + a_t rule(g_t), with a_t = 0 in the first `steps` steps, then rising
+    linearly to 1 over `ramp` steps. The rule's memory learns from the first step on. Numbers
+    that are not finite come from the rule from the first step on, which sets them to zero.
+
+    Args:
+      inner: any rule.
+      steps: how many steps pass unclipped, at least 0.
+      ramp: how many steps lie between those and the first that is clipped in full, at least 0.
+
+    Returns:
+      A GradientTransformation with a `DelayedState`.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if a number is negative.
+
+    Example:
+      >>> import jax.numpy as jnp, novoclip
+      >>> rule = start_after(novoclip.clip_by_value(1.0), 1, ramp=1)
+      >>> state = rule.init(jnp.zeros(1))
+      >>> for gradient in (3.0, 3.0, 3.0):
+      ...     updates, state = rule.update(jnp.array([gradient]), state)
+      ...     print(updates)
+      [3.]
+      [2.]
+      [1.]
+
+    References:
+      Wang et al., `AdaGC: Improving training stability for large language model pretraining
+      <https://arxiv.org/abs/2502.11034>`_, 2025, for rules that begin late. Thresholds may also
+      be schedules.
+    """
+    rule = checked_inner(inner)
+    check_integer("steps", steps, low=0)
+    check_integer("ramp", ramp, low=0)
+
+    def init(params: optax.Params) -> DelayedState:
+        return DelayedState(jnp.zeros((), jnp.int32), rule.init(params))
+
+    def update(
+        updates: optax.Updates, state: DelayedState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, DelayedState]:
+        clipped, memory = rule.update(updates, state.inner, params, **extra)
+        share = jnp.clip((state.steps - steps + 1).astype(jnp.float32) / (ramp + 1), 0, 1)
+
+        def blend(before: Any, after: Any) -> Any:
+            if not is_measured(before):
+                return before
+            before = jnp.asarray(before)
+            wide = _wide(before.dtype)
+            mixed = (1 - share).astype(wide) * before.astype(wide) + share.astype(wide) * after.astype(wide)
+            mixed = jnp.where(share == 1, after, jnp.where(share == 0, before, mixed.astype(before.dtype)))
+            return jnp.where(jnp.isfinite(before), mixed, after)
+
+        return jax.tree.map(blend, updates, clipped), DelayedState(count_up(state.steps, jnp.array(True)), memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def checked_inner(inner: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the transform, or raise a TypeError if it is none."""
+    if not (hasattr(inner, "init") and hasattr(inner, "update")):
+        msg = f"inner must be a GradientTransformation, such as clip_by_global_norm(1.0); got {inner!r}"
+        raise TypeError(msg)
+    return optax.with_extra_args_support(inner)
+
+
+def _sum(one: jax.Array, other: jax.Array) -> jax.Array:
+    # Gradients may be wider than the parameters that the carry was made for.
+    dtype = jnp.promote_types(one.dtype, other.dtype)
+    return one.astype(dtype) + other.astype(dtype)
+
+
+def _difference(one: jax.Array, other: jax.Array) -> jax.Array:
+    return _sum(one, -other)
+
+
+def _widened(leaf: Any) -> Any:
+    return jnp.asarray(leaf).astype(_wide(jnp.result_type(leaf))) if is_measured(leaf) else None
+
+
+def _wide(dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return dtype
+    return accumulation_dtype(dtype)

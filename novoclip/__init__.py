@@ -41,7 +41,6 @@ from novoclip.optimizers import (
     spam,
     stable_adamw,
 )
-from novoclip.per_example import per_example
 from novoclip.rules import (
     AdaGCMemory,
     AverageMemory,
@@ -85,7 +84,7 @@ from novoclip.rules import (
 )
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
 from novoclip.telemetry import metrics
-from novoclip.wrappers import CarryState, DelayedState, clip21, start_after, uclip
+from novoclip.wrappers import CarryState, DelayedState, clip21, per_example, start_after, uclip
 
 __all__ = [
     "ACClipMemory",

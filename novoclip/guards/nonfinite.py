@@ -11,7 +11,7 @@ from novoclip.arguments import check_choice
 from novoclip.clipping import count_up
 from novoclip.guards.branch import when
 from novoclip.leaves import finite_leaves, is_measured, path_name, reject_integers
-from novoclip.wrappers import checked_inner
+from novoclip.wrappers.inner import checked_inner
 
 POLICIES = ("skip", "zero_leaf", "zero_element")
 

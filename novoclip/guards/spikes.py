@@ -14,7 +14,7 @@ from novoclip.leaves import reject_integers
 from novoclip.limits import Limit, choose
 from novoclip.measure import resolve_measure
 from novoclip.rules.deviation import deviations_of_history
-from novoclip.wrappers import checked_inner
+from novoclip.wrappers.inner import checked_inner
 
 
 class SpikeState(NamedTuple):

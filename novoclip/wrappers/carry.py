@@ -1,4 +1,4 @@
-"""Wrappers around any rule: error feedback, examples one by one, a late start."""
+"""Error feedback: what clipping holds back is not lost."""
 
 from typing import Any, NamedTuple
 
@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_integer
-from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import count_up
 from novoclip.leaves import all_finite, is_measured, reject_integers
+from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
 class CarryState(NamedTuple):
@@ -26,18 +25,6 @@ class CarryState(NamedTuple):
     steps: jax.Array
     nonfinite: jax.Array
     carry: Any
-    inner: Any
-
-
-class DelayedState(NamedTuple):
-    """The state of `start_after`.
-
-    Attributes:
-      steps: int32, steps taken.
-      inner: the rule's own.
-    """
-
-    steps: jax.Array
     inner: Any
 
 
@@ -132,7 +119,7 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
 
     def init(params: optax.Params) -> CarryState:
         carry = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, _wide(x.dtype)) if is_measured(x) else None,
+            lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)) if is_measured(x) else None,
             jax.tree.map(lambda x: jax.eval_shape(jnp.asarray, x), params),
         )
         return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))
@@ -162,78 +149,6 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def start_after(
-    inner: optax.GradientTransformation, steps: int, *, ramp: int = 0
-) -> optax.GradientTransformationExtraArgs:
-    """Pass gradients on for some steps, then begin to clip, at once or little by little.
-
-    u_t = (1 - a_t) g_t + a_t rule(g_t), with a_t = 0 in the first `steps` steps, then rising
-    linearly to 1 over `ramp` steps. The rule's memory learns from the first step on. Numbers
-    that are not finite come from the rule from the first step on, which sets them to zero.
-
-    Args:
-      inner: any rule.
-      steps: how many steps pass unclipped, at least 0.
-      ramp: how many steps lie between those and the first that is clipped in full, at least 0.
-
-    Returns:
-      A GradientTransformation with a `DelayedState`.
-
-    Raises:
-      TypeError: if an argument has the wrong type.
-      ValueError: if a number is negative.
-
-    Example:
-      >>> import jax.numpy as jnp, novoclip
-      >>> rule = start_after(novoclip.clip_by_value(1.0), 1, ramp=1)
-      >>> state = rule.init(jnp.zeros(1))
-      >>> for gradient in (3.0, 3.0, 3.0):
-      ...     updates, state = rule.update(jnp.array([gradient]), state)
-      ...     print(updates)
-      [3.]
-      [2.]
-      [1.]
-
-    References:
-      Wang et al., `AdaGC: Improving training stability for large language model pretraining
-      <https://arxiv.org/abs/2502.11034>`_, 2025, for rules that begin late. Thresholds may also
-      be schedules.
-    """
-    rule = checked_inner(inner)
-    check_integer("steps", steps, low=0)
-    check_integer("ramp", ramp, low=0)
-
-    def init(params: optax.Params) -> DelayedState:
-        return DelayedState(jnp.zeros((), jnp.int32), rule.init(params))
-
-    def update(
-        updates: optax.Updates, state: DelayedState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, DelayedState]:
-        clipped, memory = rule.update(updates, state.inner, params, **extra)
-        share = jnp.clip((state.steps - steps + 1).astype(jnp.float32) / (ramp + 1), 0, 1)
-
-        def blend(before: Any, after: Any) -> Any:
-            if not is_measured(before):
-                return before
-            before = jnp.asarray(before)
-            wide = _wide(before.dtype)
-            mixed = (1 - share).astype(wide) * before.astype(wide) + share.astype(wide) * after.astype(wide)
-            mixed = jnp.where(share == 1, after, jnp.where(share == 0, before, mixed.astype(before.dtype)))
-            return jnp.where(jnp.isfinite(before), mixed, after)
-
-        return jax.tree.map(blend, updates, clipped), DelayedState(count_up(state.steps, jnp.array(True)), memory)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def checked_inner(inner: Any) -> optax.GradientTransformationExtraArgs:
-    """Return the transform, or raise a TypeError if it is none."""
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        msg = f"inner must be a GradientTransformation, such as clip_by_global_norm(1.0); got {inner!r}"
-        raise TypeError(msg)
-    return optax.with_extra_args_support(inner)
-
-
 def _sum(one: jax.Array, other: jax.Array) -> jax.Array:
     # Gradients may be wider than the parameters that the carry was made for.
     dtype = jnp.promote_types(one.dtype, other.dtype)
@@ -245,10 +160,4 @@ def _difference(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _widened(leaf: Any) -> Any:
-    return jnp.asarray(leaf).astype(_wide(jnp.result_type(leaf))) if is_measured(leaf) else None
-
-
-def _wide(dtype: Any) -> Any:
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return dtype
-    return accumulation_dtype(dtype)
+    return jnp.asarray(leaf).astype(wide_dtype(jnp.result_type(leaf))) if is_measured(leaf) else None

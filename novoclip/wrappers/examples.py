@@ -8,7 +8,7 @@ import optax
 
 from novoclip.blocks import accumulation_dtype
 from novoclip.leaves import is_measured, reject_integers
-from novoclip.wrappers import checked_inner
+from novoclip.wrappers.inner import checked_inner
 
 
 def per_example(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -1,0 +1,7 @@
+"""Wrappers around any rule."""
+
+from novoclip.wrappers.carry import CarryState, clip21, uclip
+from novoclip.wrappers.delay import DelayedState, start_after
+from novoclip.wrappers.examples import per_example
+
+__all__ = ["CarryState", "DelayedState", "clip21", "per_example", "start_after", "uclip"]

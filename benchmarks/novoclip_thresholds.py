@@ -35,7 +35,9 @@ def main() -> None:
     print("| threshold | clipping | gradients times | clean | stormed |\n|---|---|---|---|---|", flush=True)
     for threshold, clipping, scale in CASES:
         descent = novoclip.novoclip(3e-3, clipping=clipping, threshold=threshold, bias_correction=True)
-        optimizer, chunk = train_lm.make_trainer(model, optax.scale(scale), descent, training)
+        optimizer, chunk = train_lm.make_trainer(
+            model, train_lm.Rule("scale", {"step_size": scale}, optax.scale), descent, training
+        )
         losses = []
         for stormed in (False, True):
             run = train_lm.Run("", stormed, train_lm.make_weather(1000, None, stormed=stormed))

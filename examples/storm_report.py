@@ -9,12 +9,12 @@ from rich.table import Table
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-# In the optimizer's chain the rule has place 1, between a record at 0 and one at 2. A rule with many
-# blocks reports the largest; one per element keeps no norms, so that the first record stands in for it.
-NORM = ("clip/1/norm", "clip/1/norm_max", "clip/0/norm")
-LIMIT = ("clip/1/limit", "clip/1/limit_max")
-CLIPPED = ("clip/1/clipped",)
-SEEN, LET_THROUGH = ("clip/0/norm",), ("clip/2/norm",)
+# In the optimizer's chain the rule stands between two records. A rule with many blocks reports the largest;
+# one per element keeps no norms, so that the first record stands in for it.
+NORM = ("clip/rule/norm", "clip/rule/norm_max", "clip/rule/inner/norm", "spikes/norm", "clip/seen/norm")
+LIMIT = ("clip/rule/limit", "clip/rule/limit_max", "clip/rule/inner/limit", "spikes/limit")
+CLIPPED = ("clip/rule/clipped", "clip/rule/inner/clipped", "spikes/skipped", "guard/nonfinite")
+SEEN, LET_THROUGH = ("clip/seen/norm",), ("clip/passed/norm",)
 
 HEADER = ("run", "step", "gradient_times", "random_targets", "loss", "norm_seen", "norm_let_through")
 HEADER += ("rule_norm", "rule_limit", "rule_clipped_so_far")
@@ -54,7 +54,7 @@ def result_table(runs):
 
 
 def has_rule(run):
-    return run.column("clip/1/steps") is not None
+    return any(name.startswith(("clip/rule", "spikes/", "guard/", "carry/")) for name in run.chunks[0])
 
 
 def validation_cell(run):
@@ -64,6 +64,8 @@ def validation_cell(run):
 
 
 def largest(norms):
+    if norms is None:
+        return "-"
     finite = norms[np.isfinite(norms)]
     return pretty(finite.max()) if finite.size else "none finite"
 
@@ -113,7 +115,7 @@ def draw_norms(panel, run):
         return
     norms, limits, clipped = run.column(*NORM), run.column(*LIMIT), run.column(*CLIPPED)
     steps = np.arange(1, len(norms) + 1)
-    many = run.column("clip/1/norm_max") is not None
+    many = run.column("clip/rule/norm_max") is not None
     if np.isfinite(drawable(norms)).any():
         panel.set_yscale("log")
     panel.plot(steps, drawable(norms), color="0.6", linewidth=1, label="norm of the largest block" if many else "norm")

@@ -11,6 +11,7 @@ in which a few gradients arrive 1000 times too large and a few batches have rand
 
 import argparse
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -39,6 +40,11 @@ LEARNING_RATES = {
     "amsgrad": 3e-3,
     "novograd": 0.01,
     "novoclip": 3e-3,
+    "nsgd": 0.03,
+    "stable_adamw": 3e-3,
+    "adopt": 3e-3,
+    "acclip": 3e-3,
+    "spam": 3e-3,
 }
 VALIDATION_BATCHES = 40
 CHUNK = 10  # steps in one compiled call: enough to hide its cost, few enough for a progress bar that moves
@@ -136,20 +142,58 @@ class Run:
         return None
 
 
-def make_trainer(model, rule, descent, characters):
+class Rule(NamedTuple):
+    """A rule, by its name in the catalog and its arguments, and the place that it has in a step."""
+
+    name: str
+    arguments: dict
+    make: Callable
+    place: str = "gradients"
+
+    def __str__(self):
+        """Return what one would write in a program."""
+        shown = {key: "..." if isinstance(value, tuple) else value for key, value in self.arguments.items()}
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
+
+
+NO_RULE = Rule("", {}, optax.identity)
+
+
+def assemble(rule, descent):
+    """Return the optimizer with the rule at its place, between two records."""
+    # They tell the norm before and after the rule, whatever the rule itself keeps.
+    seen, passed = ("seen", novoclip.record()), ("passed", novoclip.record())
+    if rule.place == "optimizer":
+        return optax.named_chain(seen, ("rule", rule.make(**rule.arguments | {"inner": descent})), passed)
+    made = ("rule", rule.make(**rule.arguments))
+    if rule.place == "updates":
+        return optax.named_chain(seen, ("descent", descent), made, passed)
+    if rule.place == "examples":
+        return optax.named_chain(made, passed, ("descent", descent))
+    return optax.named_chain(seen, made, passed, ("descent", descent))
+
+
+def make_trainer(model, rule, descent, characters, seed=0):
     """Return the optimizer, and a compiled function that trains for one chunk of weather."""
-    # The records on either side tell the norm before and after the rule, whatever the rule itself keeps.
-    optimizer = optax.chain(novoclip.record(), rule, novoclip.record(), descent)
+    optimizer = assemble(rule, descent)
+
+    def loss_and_gradients(params, inputs, targets):
+        if rule.place == "examples":
+            each = jax.vmap(lambda x, y: jax.value_and_grad(mean_loss)(params, model, x[None], y[None]))
+            losses, gradients = each(inputs, targets)
+            return losses.mean(), gradients
+        return jax.value_and_grad(mean_loss)(params, model, inputs, targets)
 
     def step(carry, weather):
         params, opt_state = carry
-        batch_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(1), weather.step))
+        key = jax.random.fold_in(jax.random.key(3 * seed + 1), weather.step)
+        batch_key, noise_key = jax.random.split(key)
         inputs, targets = draw_batch(batch_key, characters)
         noise = jax.random.randint(noise_key, targets.shape, 0, model.vocabulary)
         targets = jnp.where(weather.corrupt, noise, targets)
-        loss, gradients = jax.value_and_grad(mean_loss)(params, model, inputs, targets)
+        loss, gradients = loss_and_gradients(params, inputs, targets)
         gradients = jax.tree.map(lambda gradient: gradient * weather.scale, gradients)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params, value=loss)
         return (optax.apply_updates(params, updates), opt_state), {"loss": loss} | novoclip.metrics(opt_state)
 
     return optimizer, jax.jit(lambda carry, weather: jax.lax.scan(step, carry, weather), donate_argnums=0)
@@ -176,12 +220,12 @@ def train(run, params, optimizer, train_chunk, report):
     return carry[0]
 
 
-def train_all(runs, rules, descent, text, log_every, console):
+def train_all(runs, rules, descent, text, log_every, console, seed=0):
     training, validation, vocabulary = encode(text)
     model = LanguageModel(vocabulary)
-    params = model.init(jax.random.key(0), jnp.zeros((1, LENGTH), jnp.int32))
+    params = model.init(jax.random.key(3 * seed), jnp.zeros((1, LENGTH), jnp.int32))
     validate = make_validation(model, validation)
-    trainers = {name: make_trainer(model, rule, descent, training) for name, rule in rules.items()}
+    trainers = {name: make_trainer(model, rule, descent, training, seed) for name, rule in rules.items()}
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     console.print(f"{size:,} parameters; {len(text):,} characters, {vocabulary} of them different", highlight=False)
 
@@ -213,14 +257,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_rule(text):
-    """Return the name, the arguments and the rule for `name:key=value,key=value`."""
+    """Return the rule for `name:key=value,key=value`; `inner=` may name another."""
     name, _, listed = text.partition(":")
     entries = {entry.name: entry for entry in CATALOG if entry.kind != "optimizer"}
     if name not in entries:
         msg = f"no such rule; choose from {', '.join(entries)}"
         raise ValueError(msg)
     arguments = parse_items(listed) if listed else dict(entries[name].examples[0])
-    return name, arguments, entries[name].make(**arguments)
+    if isinstance(arguments.get("inner"), str):
+        inner = parse_rule(arguments["inner"])
+        arguments["inner"] = inner.make(**inner.arguments)
+    rule = Rule(name, arguments, entries[name].make, entries[name].place)
+    assemble(rule, optax.identity())  # wrong arguments raise here
+    return rule
 
 
 def parse_optimizer(text):
@@ -267,6 +316,7 @@ def parse_arguments(argv):
         help=f"{', '.join(LEARNING_RATES)}, or NAME:KEY=VALUE,... (%(default)s)",
     )
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="of each training (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the start and the batches (%(default)s)")
     parser.add_argument("--nan", type=int, metavar="STEP", help="make the storm's gradient NaN at this step, from 1")
     parser.add_argument("--text", type=Path, metavar="FILE", help="in UTF-8 (the reference manual that pydoc carries)")
     parser.add_argument("--log-every", type=int, default=100, metavar="N", help="steps (%(default)s)")
@@ -279,7 +329,7 @@ def parse_arguments(argv):
     if options.log_every < 1:
         parser.error(f"--log-every must be at least 1; got {options.log_every}")
     try:
-        options.rule_name, options.rule_arguments, options.rule = parse_rule(options.clip)
+        options.rule = parse_rule(options.clip)
     except (TypeError, ValueError) as error:
         parser.error(f"--clip {options.clip}: {error}")
     try:
@@ -300,7 +350,7 @@ def main(argv=None):
     options = parse_arguments(argv)
     console = Console()
     name = options.optimizer_name.capitalize()
-    rules = {f"{name} alone": optax.identity(), f"{name} + {options.rule_name}": options.rule}
+    rules = {f"{name} alone": NO_RULE, f"{name} + {options.rule.name}": options.rule}
     # The storm first, so that an interrupted run has seen what matters most.
     runs = [
         Run(name, stormed, make_weather(options.steps, options.nan, stormed=stormed))
@@ -309,19 +359,16 @@ def main(argv=None):
     ]
     status = 0
     try:
-        train_all(runs, rules, options.descent, options.characters, options.log_every, console)
+        train_all(runs, rules, options.descent, options.characters, options.log_every, console, options.seed)
     except KeyboardInterrupt:
         console.print("Interrupted; this is what was measured so far.")
         status = 130
     if any(run.chunks for run in runs):
-        rule_text = (
-            f"{options.rule_name}({', '.join(f'{key}={value}' for key, value in options.rule_arguments.items())})"
-        )
         stem = "storm" if options.optimizer_name == "adam" else f"storm_{options.optimizer_name}"
-        picture, history = (options.out / f"{stem}_{options.rule_name}.{ending}" for ending in ("png", "csv"))
+        picture, history = (options.out / f"{stem}_{options.rule.name}.{ending}" for ending in ("png", "csv"))
         console.print(result_table(runs))
         write_history(runs, history)
-        draw(runs, rule_text, picture)
+        draw(runs, str(options.rule), picture)
         console.print(f"Picture: {picture}\nHistory: {history}", highlight=False, soft_wrap=True)
     return status
 

@@ -92,7 +92,7 @@ CATALOG = (
         novoclip.autoclip, "clip", "hard", PER, ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"})
     ),
     Entry(novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"per": "unit"})),
-    Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1},)),
+    Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1, "learn": "clipped"},)),
     Entry(
         novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})
     ),

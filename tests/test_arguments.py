@@ -34,7 +34,7 @@ CHOICES = [
     (entry, name)
     for entry in CATALOG
     for name in inspect.signature(entry.make).parameters
-    if name in ("per", "norm", "shape", "nonfinite", "form", "mode")
+    if name in ("per", "norm", "shape", "nonfinite", "form", "mode", "learn", "policy")
 ]
 
 

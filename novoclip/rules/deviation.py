@@ -6,26 +6,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_integer, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.limits import Limit
 from novoclip.measure import Measure, resolve_measure
 from novoclip.rules.history import HistoryMemory, empty_history, mean_and_deviation_of, remember
 
+LEARN = ("raw", "clipped")
+
 
 def deviations_of_history(
-    deviations: Schedulable = 3.0, *, window: int = 128, warmup: int = 64, eps: Schedulable = 1e-6
+    deviations: Schedulable = 3.0,
+    *,
+    window: int = 128,
+    warmup: int = 64,
+    learn: str = "raw",
+    eps: Schedulable = 1e-6,
 ) -> Limit:
     """Limit each block to the mean of its own latest norms plus some deviations.
 
     c_t = mean + k max(deviation, eps mean), over {n_{t-window}, ..., n_{t-1}}, the deviation
-    being that of the population. It learns from norms before clipping, so that the limit
-    follows a lasting change. Norms of 0 are passed over.
+    being that of the population. Norms of 0 are passed over.
 
     Args:
       deviations: k, at least 0: a float, an array or a schedule.
       window: how many norms are kept a block.
       warmup: how many of them there must be before there is a limit, at most `window`.
+      learn: "raw" keeps norms as they came: one spike raises the deviation, and so the limit, for
+        a whole window. "clipped" keeps min(n, c), and follows a lasting rise of the norms all the same.
       eps: the least deviation, as a share of the mean: a float, an array or a schedule.
 
     Returns:
@@ -49,6 +57,7 @@ def deviations_of_history(
     check_number("deviations", deviations)
     check_integer("window", window, low=1)
     check_integer("warmup", warmup, low=1)
+    check_choice("learn", learn, LEARN)
     check_number("eps", eps)
     if warmup > window:
         msg = f"warmup must be at most window={window}; got {warmup}"
@@ -62,7 +71,8 @@ def deviations_of_history(
         # In a window of equal norms the mean may round below them.
         least = value_at(eps, step, norms, "eps") * jnp.abs(mean)
         limits = mean + value_at(deviations, step, norms, "deviations") * jnp.maximum(deviation, least)
-        return jnp.where(filled >= warmup, limits, jnp.inf), remember(memory, norms)
+        limits = jnp.where(filled >= warmup, limits, jnp.inf)
+        return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
     return Limit(lambda norms: empty_history(norms, window), update)
 
@@ -72,6 +82,7 @@ def clip_by_deviation(
     *,
     window: int = 128,
     warmup: int = 64,
+    learn: str = "raw",
     eps: Schedulable = 1e-6,
     per: str | Measure = "tree",
     norm: str = "l2",
@@ -80,13 +91,15 @@ def clip_by_deviation(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at the mean of the norms seen lately plus some deviations.
 
-    u_t = g_t min(1, c_t / n_t), with c_t = mean + k deviation over the last `window` norms
-    before clipping, n_t not included.
+    u_t = g_t min(1, c_t / n_t), with c_t = mean + k deviation over the last `window` norms, n_t
+    not included. As published (learn="raw") the first spike is clipped, and raises the deviation so
+    much that the next of its size passes: "clipped" does not have that.
 
     Args:
       deviations: k, at least 0: a float, an array or a schedule.
       window: how many norms are kept a block.
       warmup: how many of them there must be before anything is clipped.
+      learn: "raw" keeps norms before clipping, "clipped" after.
       eps: the least deviation, as a share of the mean: a float, an array or a schedule.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
       norm: "l1", "l2", "max" or "rms".
@@ -117,5 +130,5 @@ def clip_by_deviation(
     There the least deviation is 1e-6 in the norm's own units. `StandardClip` of the package
     `autoclip` has two sample deviations as its limit, without the mean.
     """
-    limit = deviations_of_history(deviations, window=window, warmup=warmup, eps=eps)
+    limit = deviations_of_history(deviations, window=window, warmup=warmup, learn=learn, eps=eps)
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

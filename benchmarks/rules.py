@@ -43,7 +43,7 @@ BEFORE = (
     "autoclip:percentile=10,window=1000",
     "clip_by_running_quantile:quantile=0.9",
     "clip_by_running_quantile:quantile=0.5",
-    "clip_by_deviation",
+    "clip_by_deviation:learn=raw",
     "clip_by_deviation:learn=clipped",
     "clip_by_deviation:learn=clipped,per=tensor",
     "zclip",
@@ -53,7 +53,7 @@ BEFORE = (
     "zclip:max_norm=inf,per=tensor",
     "clip_by_running_mean:factor=2.0",
     "clip_by_running_mean:factor=2.0,per=tensor",
-    "adagc",
+    "adagc:warmup=100",
     "adagc:lambda_rel=1.5",
     "adaclip",
     "adagn",
@@ -73,7 +73,7 @@ BEHIND = (
     "clip_by_value:max_delta=0.003",
     "autoclip:percentile=90,window=200",
     "clip_by_trust_ratio:coefficient=0.003",
-    "clippy",
+    "clippy:absolute=1e-7",
     "clippy:absolute=1e-3,floor=0.1",
 )
 AROUND = ("skip_spikes", "guard_nonfinite")
@@ -96,7 +96,18 @@ ALONE = (
     "spam",
     "spam:threshold=20.0",
 )
-BEST = ()
+BEST = (  # of the gradient rules, by the loss after the storm with one seed
+    "clip_by_norm:max_norm=0.3 → adam",
+    "clip_by_global_norm:max_norm=1.0 → adam",
+    "autoclip:percentile=90,window=200 → adam",
+    "autoclip:percentile=90,window=200,include_current=False → adam",
+    "clip_by_deviation:learn=clipped → adam",
+    "zclip → adam",
+    "zclip:max_norm=inf → adam",
+    "zclip:max_norm=inf,mode=percentile → adam",
+    "adagc:lambda_rel=1.5 → adam",
+    "agc:clipping=0.01 → adam",
+)
 
 
 def listed() -> Iterator[tuple[str, train_lm.Rule, optax.GradientTransformation]]:

@@ -70,6 +70,22 @@ CASES = [
     ("novoclip", {"clipping": 1.5, "threshold": "proportional"}),
     ("novoclip", {"clipping": falling(3.0, 1.0), "threshold": "proportional", "bias_correction": True, "b2": 0.95}),
     ("novoclip", {"clipping": 1.0, "threshold": "proportional", "per": "tensor"}),
+    ("spam", {"reset_every": 12, "delay": 3, "warmup": 4, "threshold": 20.0}),
+    ("spam", {"reset_every": 12, "delay": 3, "warmup": 4, "threshold": 20.0, "restart_bias_correction": True}),
+    ("spam", {"reset_every": 7, "delay": 2, "warmup": 0, "b2": falling(0.9, 0.99), "threshold": falling(50.0, 5.0)}),
+    ("spam", {"reset_every": 15, "delay": 5, "warmup": 20, "b1": falling(0.9, 0.5), "restart_bias_correction": True}),
+    ("acclip", {}),
+    ("acclip", {"previous": True}),
+    ("acclip", {"alpha": 1.5, "b1": falling(0.9, 0.5), "b2": falling(0.99, 0.9)}),
+    ("acclip", {"alpha": 1.5, "previous": True, "eps": 0.1}),
+    ("acclip", {"alpha": 2.0}),
+    ("acclip", {"alpha": 2.0, "previous": True}),
+    ("adopt", {}),
+    ("adopt", {"bound": falling(0.1, 5.0), "b1": falling(0.9, 0.5), "b2": falling(0.9, 0.9999), "eps": 1e-3}),
+    ("nsgd", {}),
+    ("nsgd", {"per": "tensor", "gamma": falling(0.9, 0.0)}),
+    ("nsgd", {"normalize": "before"}),
+    ("nsgd", {"normalize": "before", "per": "tensor", "gamma": falling(0.9, 0.0)}),
 ]
 
 
@@ -93,6 +109,19 @@ def test_novograd_is_its_formula(weight_decay):
     assert_equal_updates(descent, scaled, gradients, params)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("arguments", [{}, {"max_rms": falling(2.0, 0.5), "b2": falling(0.9, 0.99), "eps": 1e-3}])
+@pytest.mark.parametrize("weight_decay", [None, 0.1, falling(0.2, 0.0)])
+def test_stable_adamw_is_its_formula(weight_decay, arguments):
+    gradients, params = storm()
+    expected = list(oracle.stable_adamw(gradients, params, weight_decay=weight_decay or 0.0, **arguments))
+    direction = novoclip.scale_by_stable_adamw(weight_decay=weight_decay, **arguments)
+    assert_equal_updates(direction, expected, gradients, params)
+    descent = novoclip.stable_adamw(falling(0.1, 0.0), weight_decay=weight_decay, **arguments)
+    scaled = [{k: -falling(0.1, 0.0)(step) * u for k, u in tree.items()} for step, tree in enumerate(expected)]
+    assert_equal_updates(descent, scaled, gradients, params)
+
+
 ALIASES = [
     ("momentum", oracle.momentum, {"nesterov": True}),
     ("adagrad", oracle.adagrad, {}),
@@ -100,6 +129,10 @@ ALIASES = [
     ("adam", oracle.adam, {}),
     ("amsgrad", functools.partial(oracle.adam, maximum="raw"), {}),
     ("novoclip", oracle.novoclip, {"clipping": 0.1}),
+    ("spam", oracle.spam, {"reset_every": 9, "delay": 2, "warmup": 3}),
+    ("acclip", oracle.acclip, {"alpha": 1.5}),
+    ("adopt", oracle.adopt, {}),
+    ("nsgd", oracle.nsgd, {"per": "tensor"}),
 ]
 
 
@@ -255,7 +288,10 @@ def test_a_spike_of_1e30_leaves_no_moment_infinite():
         assert np.all(np.abs(found) < 1)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"])
+SURVIVORS = ["sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"]
+
+
+@pytest.mark.parametrize("name", [*SURVIVORS, "spam", "acclip", "adopt", "stable_adamw", "nsgd"])
 def test_optimizers_survive_what_optax_wraps_around_them(name):
     make = getattr(novoclip, name)
     params = {"w": jnp.array([3.0, -2.0, 1.0])}

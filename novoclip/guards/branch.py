@@ -18,6 +18,8 @@ def when(
 
     def numbers() -> tuple[list[jax.Array], Any]:
         sent, new = run()
+        # Some optimizers let a state take the gradients' dtype.
+        new = jax.tree.map(lambda a, b: a.astype(b.dtype) if hasattr(b, "dtype") else a, new, state)
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
 
     def nothing() -> tuple[list[jax.Array], Any]:

@@ -49,7 +49,7 @@ def guard_nonfinite(
 
     Raises:
       TypeError: if `inner` is no GradientTransformation.
-      ValueError: if `policy` is unknown.
+      ValueError: if `policy` is unknown. In `update`: if the number of leaves differs from that in `init`.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -77,6 +77,10 @@ def guard_nonfinite(
     ) -> tuple[optax.Updates, NonfiniteState]:
         reject_integers(updates)
         good = finite_leaves(updates)
+        if good.shape != state.leaf_steps.shape:
+            kept = state.leaf_steps.size
+            msg = f"the gradients have {good.size} leaves with numbers, the parameters given to init {kept}"
+            raise ValueError(msg)
         steps = count_up(state.steps, jnp.array(True))
         if policy == "skip":
             sent, memory = when(

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from novoclip.arguments import check_integer
+from novoclip.arguments import check_choice, check_integer
 from novoclip.clipping import count_up
 from novoclip.guards.branch import when
 from novoclip.leaves import reject_integers
@@ -15,6 +16,8 @@ from novoclip.limits import Limit, choose
 from novoclip.measure import resolve_measure
 from novoclip.rules.deviation import deviations_of_history
 from novoclip.wrappers.inner import checked_inner
+
+LEARN = ("good", "all")
 
 
 class SpikeState(NamedTuple):
@@ -48,7 +51,11 @@ class SpikeState(NamedTuple):
 
 
 def skip_spikes(
-    inner: optax.GradientTransformation, limit: Limit | None = None, *, max_in_a_row: int = 16
+    inner: optax.GradientTransformation,
+    limit: Limit | None = None,
+    *,
+    max_in_a_row: int = 16,
+    learn: str = "good",
 ) -> optax.GradientTransformationExtraArgs:
     """Leave out steps whose gradient norm, or loss, lies far above those of the latest good steps.
 
@@ -62,9 +69,13 @@ def skip_spikes(
 
     Args:
       inner: the optimizer, with the rules in front of it: `skip_spikes(optax.chain(clip, adam))`.
-      limit: any Limit; `deviations_of_history(6.0)` by default, which needs 64 steps before
-        the first that it leaves out. `percentile_of_history(99.0, include_current=False)` is another.
+      limit: any Limit; `deviations_of_history(6.0, eps=0.01)` by default, which needs 64 steps before
+        the first that it leaves out, and leaves none out within 6 % of the mean.
       max_in_a_row: how many spikes in a row are left out, at least 1.
+      learn: "good" keeps spikes out of what the limits are found from; "all" learns
+        them as they came, as OLMo-core does, and as a quantile must, such as
+        `percentile_of_history(99.0, include_current=False, warmup=100)`: that of good steps alone would
+        leave out one in a hundred, and then one in a hundred of the rest.
 
     Returns:
       A GradientTransformation with a `SpikeState`. Its `update` takes the loss as `value=`; without
@@ -72,7 +83,7 @@ def skip_spikes(
 
     Raises:
       TypeError: if an argument has the wrong type, or the loss is no scalar.
-      ValueError: if `max_in_a_row` is below 1.
+      ValueError: if `max_in_a_row` is below 1, or `learn` is unknown.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -91,11 +102,17 @@ def skip_spikes(
     References:
       OLMo Team, `2 OLMo 2 Furious <https://arxiv.org/abs/2501.00656>`_, 2024 (`SkipStepAdamW`).
 
-    There spikes enter the window. axlearn keeps them out as we do, but may then skip for ever.
+    Under `pmap`, and inside `shard_map`, all devices have to see the same gradients and the same loss:
+    average them first. With `optax.MultiSteps`, guard the whole: `skip_spikes(MultiSteps(...))`.
+
+    There spikes enter the window (`learn="all"`), so that the next one passes. axlearn keeps them
+    out as we do, but may then skip for ever. Of a run that jumps to and fro between two levels every
+    step on the higher one is left out.
     """
     rule = checked_inner(inner)
     check_integer("max_in_a_row", max_in_a_row, low=1)
-    bound = deviations_of_history(6.0) if limit is None else limit
+    check_choice("learn", learn, LEARN)
+    bound = deviations_of_history(6.0, eps=0.01) if limit is None else limit
     if not isinstance(bound, Limit) or bound.needs_params:
         msg = f"limit must be a Limit that needs no parameters; got {limit!r}"
         raise TypeError(msg)
@@ -140,6 +157,7 @@ def skip_spikes(
             spike = spike | (finite & (value > value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
+        learned = finite if learn == "all" else taken
         held = jnp.where(released, jnp.minimum(norm, norm_limit.astype(norm.dtype)), norm)
         sent, memory = when(
             taken,
@@ -156,8 +174,8 @@ def skip_spikes(
             norm=norm.astype(state.norm.dtype),
             limit=jnp.where(finite, norm_limit, state.limit),
             value_limit=jnp.where(finite, value_limit, state.value_limit),
-            norm_memory=choose(taken, norm_memory, state.norm_memory),
-            value_memory=choose(taken, value_memory, state.value_memory),
+            norm_memory=choose(learned, norm_memory, state.norm_memory),
+            value_memory=choose(learned, value_memory, state.value_memory),
             inner=memory,
         )
 
@@ -167,8 +185,11 @@ def skip_spikes(
 def _scalar(value: Any, dtype: Any) -> jax.Array | None:
     if value is None:
         return None
+    if jnp.ndim(value) or not isinstance(value, float | np.floating | np.ndarray | jax.Array):
+        msg = f"value must be the loss, a real scalar; got {value!r}"
+        raise TypeError(msg)
     value = jnp.asarray(value)
-    if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
-        msg = f"value must be the loss, a real scalar; got shape {value.shape}, dtype {value.dtype}"
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        msg = f"value must be the loss, a real scalar; got dtype {value.dtype}"
         raise TypeError(msg)
     return value.astype(dtype)

@@ -3,16 +3,19 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_flag, check_integer, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.limits import Limit
 from novoclip.measure import Measure, resolve_measure
-from novoclip.rules.history import HistoryMemory, empty_history, percentile_of, remember
+from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
 
 
-def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000, include_current: bool = True) -> Limit:
+def percentile_of_history(
+    percentile: Schedulable = 10.0, *, window: int = 1000, warmup: int = 1, include_current: bool = True
+) -> Limit:
     """Limit each block to a percentile of its own latest norms.
 
     c_t = percentile({n_{t-window+1}, ..., n_t}, p), with linear interpolation. It learns
@@ -22,6 +25,7 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000,
     Args:
       percentile: p in [0, 100]: a float, an array or a schedule.
       window: how many norms are kept a block.
+      warmup: how many of them there must be before there is a limit, at most `window`.
       include_current: whether n_t is among those that its own limit is found from.
 
     Returns:
@@ -29,7 +33,7 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000,
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `percentile` is outside [0, 100] or `window` is below 1.
+      ValueError: if `percentile` is outside [0, 100] `window` is below 1, or `warmup` not in [1, window].
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,6 +49,7 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000,
     check_number("percentile", percentile, high=100.0)
     check_integer("window", window, low=1)
     check_flag("include_current", include_current)
+    check_warmup(warmup, window)
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -52,7 +57,8 @@ def percentile_of_history(percentile: Schedulable = 10.0, *, window: int = 1000,
         del param_norms, extra
         learned = remember(memory, norms)
         seen = learned if include_current else memory
-        return percentile_of(seen.history, value_at(percentile, step, norms, "percentile")), learned
+        filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
+        return jnp.where(filled >= warmup, limits, jnp.inf), learned
 
     return Limit(lambda norms: empty_history(norms, window), update)
 
@@ -61,6 +67,7 @@ def autoclip(
     percentile: Schedulable = 10.0,
     *,
     window: int = 1000,
+    warmup: int = 1,
     include_current: bool = True,
     per: str | Measure = "tree",
     norm: str = "l2",
@@ -76,6 +83,7 @@ def autoclip(
       percentile: p in [0, 100]: a float, an array or a schedule. The authors' 10 clips nine
         steps in ten, which makes it nearly a normalized gradient; 90 clips outliers only.
       window: how many norms are kept a block. The authors keep all: a window as long as the run.
+      warmup: how many of them there must be before anything is clipped.
       include_current: whether n_t is among the norms that c_t is found from, as in the authors' code.
         Without it the first step has no limit, and a spike has no part in its own.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure.
@@ -89,7 +97,8 @@ def autoclip(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `percentile` is outside [0, 100], `window` is below 1, or a name is unknown.
+      ValueError: if `percentile` is outside [0, 100], `window` is below 1, `warmup` not in [1, window],
+        or a name is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,5 +116,5 @@ def autoclip(
     The authors keep norms of 0 too, after which a block that is rarely used hardly moves. The
     package of the same name is `autoclip(90.0, per="tensor", include_current=False)`.
     """
-    limit = percentile_of_history(percentile, window=window, include_current=include_current)
+    limit = percentile_of_history(percentile, window=window, warmup=warmup, include_current=include_current)
     return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)

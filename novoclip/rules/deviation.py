@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_choice, check_integer, check_n
 from novoclip.clipping import clip
 from novoclip.limits import Limit
 from novoclip.measure import Measure, resolve_measure
-from novoclip.rules.history import HistoryMemory, empty_history, mean_and_deviation_of, remember
+from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
 
 LEARN = ("raw", "clipped")
 
@@ -56,12 +56,9 @@ def deviations_of_history(
     """
     check_number("deviations", deviations)
     check_integer("window", window, low=1)
-    check_integer("warmup", warmup, low=1)
+    check_warmup(warmup, window)
     check_choice("learn", learn, LEARN)
     check_number("eps", eps)
-    if warmup > window:
-        msg = f"warmup must be at most window={window}; got {warmup}"
-        raise ValueError(msg)
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any

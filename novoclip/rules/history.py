@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from novoclip.arguments import check_integer
 from novoclip.limits import choose
 
 
@@ -33,14 +34,22 @@ def remember(memory: HistoryMemory, norms: jax.Array) -> HistoryMemory:
     return choose(norms != 0, HistoryMemory(history, (memory.slot + 1) % window), memory)
 
 
-def percentile_of(history: jax.Array, percentile: jax.Array) -> jax.Array:
-    """Return each block's percentile, with linear interpolation; infinite where there is no entry."""
+def check_warmup(warmup: int, window: int) -> None:
+    """Raise unless the warm-up ends before the window is full."""
+    check_integer("warmup", warmup, low=1)
+    if warmup > window:
+        msg = f"warmup must be at most window={window}; got {warmup}"
+        raise ValueError(msg)
+
+
+def percentile_of(history: jax.Array, percentile: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return how many entries each block has, and their percentile, with linear interpolation; infinite without any."""
     filled = jnp.sum(history < jnp.inf, axis=0).astype(history.dtype)
     position = percentile / 100 * jnp.maximum(filled - 1, 0)
     below, above = jnp.floor(position), jnp.ceil(position)
     ordered = jnp.sort(history, axis=0)
     low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[None], axis=0)[0] for i in (below, above))
-    return jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf)
+    return filled, jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf)
 
 
 def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, reject_integers
+from novoclip.leaves import is_measured, reject_integers
+from novoclip.measure import resolve_measure
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
@@ -39,8 +40,8 @@ def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
       inner: any rule.
 
     Returns:
-      A GradientTransformation with a `CarryState`. A step with a gradient that is not finite is
-      skipped: its updates are 0, and only the counters move.
+      A GradientTransformation with a `CarryState`. A step whose gradient plus carry has no
+      finite norm is skipped: its updates are 0, and only the counters move.
 
     Raises:
       TypeError: if `inner` is no GradientTransformation.
@@ -61,10 +62,10 @@ def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
       <https://arxiv.org/abs/2302.02971>`_, 2023.
     """
 
-    def step(gradients: Any, carry: Any, rule: Any) -> tuple[Any, Any, Any]:
+    def step(gradients: Any, carry: Any, rule: Any) -> tuple[Any, Any, Any, Any]:
         total = jax.tree.map(_sum, gradients, carry)
         updates, state = rule(total)
-        return updates, lambda sent: jax.tree.map(_difference, total, sent), state
+        return total, updates, lambda sent: jax.tree.map(_difference, total, sent), state
 
     return _with_carry(inner, step)
 
@@ -105,17 +106,18 @@ def clip21(
       <https://arxiv.org/abs/2305.18929>`_, 2023.
     """
 
-    def step(gradients: Any, estimate: Any, rule: Any) -> tuple[Any, Any, Any]:
-        moved, state = rule(jax.tree.map(_difference, gradients, estimate))
+    def step(gradients: Any, estimate: Any, rule: Any) -> tuple[Any, Any, Any, Any]:
+        ahead = jax.tree.map(_difference, gradients, estimate)
+        moved, state = rule(ahead)
         estimate = jax.tree.map(_sum, estimate, moved)
         sent = estimate if axis_name is None else jax.lax.pmean(estimate, axis_name)
-        return sent, lambda _: estimate, state
+        return ahead, sent, lambda _: estimate, state
 
     return _with_carry(inner, step, axis_name)
 
 
 def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.GradientTransformationExtraArgs:
-    rule = checked_inner(inner)
+    rule, whole = checked_inner(inner), resolve_measure("tree")
 
     def init(params: optax.Params) -> CarryState:
         carry = jax.tree.map(
@@ -128,12 +130,13 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
         updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CarryState]:
         reject_integers(updates)
-        finite = all_finite(updates)
-        if axis_name is not None:
-            finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
-        sent, carry_of, memory = step(
+        entering, sent, carry_of, memory = step(
             jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
         )
+        # Finite gradients may have a sum that is not, or whose norm is not: then nothing would be let through again.
+        finite = jnp.isfinite(whole.norms(entering))
+        if axis_name is not None:
+            finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
         numbers = iter(jax.tree.leaves(sent))
         # What is carried is found from the updates as they leave, rounded to the gradients' dtypes.
         sent = jax.tree.map(

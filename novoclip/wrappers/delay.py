@@ -72,7 +72,8 @@ def start_after(
         updates: optax.Updates, state: DelayedState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, DelayedState]:
         clipped, memory = rule.update(updates, state.inner, params, **extra)
-        share = jnp.clip((state.steps - steps + 1).astype(jnp.float32) / (ramp + 1), 0, 1)
+        begun = state.steps - min(steps, jnp.iinfo(jnp.int32).max) + 1
+        share = jnp.clip(begun.astype(jnp.float32) / float(ramp + 1), 0, 1)
 
         def blend(before: Any, after: Any) -> Any:
             if not is_measured(before):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.blocks import accumulation_dtype
+from novoclip.clipping import ClipState
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.wrappers.inner import checked_inner
 
@@ -15,9 +16,9 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """Apply a rule to each example's gradient, then average.
 
     u = mean_i rule(g_i). Updates enter with a leading axis of examples on each leaf, as
-    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's memory becomes the
-    mean of those that the examples would leave. To hold fewer gradients at once, put it before
-    `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
+    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's memory becomes the mean
+    of those that the examples would leave, without the ones that leave it as it is. To hold fewer
+    gradients at once, put it before `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
 
     | published | rule |
     |---|---|
@@ -35,6 +36,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
     Raises:
       TypeError: if `inner` is no GradientTransformation. In `update`: if a leaf has no leading axis.
+      ValueError: in `update`, if there is no example.
 
     Example:
       >>> import jax.numpy as jnp, novoclip
@@ -62,6 +64,9 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
             if not jnp.ndim(leaf):
                 msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
                 raise TypeError(msg)
+            if not jnp.shape(leaf)[0]:
+                msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
+                raise ValueError(msg)
         examples = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_measured(leaf) else None, updates)
 
         def one(gradients: optax.Updates) -> tuple[list[jax.Array], Any]:
@@ -73,9 +78,33 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
         each, states = jax.vmap(one)(examples)
         means = iter(_mean(leaf) for leaf in each)
         averaged = jax.tree.map(lambda leaf: next(means) if is_measured(leaf) else leaf[0], updates)
-        return averaged, jax.tree.map(lambda leaf: _mean(leaf) if is_measured(leaf) else jnp.max(leaf, axis=0), states)
+        return averaged, _merged(states, state)
 
     return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def _merged(states: Any, before: Any) -> Any:
+    """Return one state of the states that the examples leave."""
+
+    def merge(new: Any, old: Any) -> Any:
+        if not isinstance(new, ClipState):
+            return _moved(new, old)
+        statistics = jax.tree.map(lambda leaf: _mean(leaf) if is_measured(leaf) else jnp.max(leaf, axis=0), new)
+        return statistics._replace(memory=jax.tree.map(_moved, new.memory, old.memory))
+
+    return jax.tree.map(merge, states, before, is_leaf=lambda node: isinstance(node, ClipState))
+
+
+def _moved(leaf: jax.Array, old: jax.Array) -> jax.Array:
+    """Return the mean of what the examples make of a number, those left out that do not move it."""
+    if not is_measured(leaf):
+        return jnp.max(leaf, axis=0)
+    # An example of zeros leaves a memory as it is, which is infinite at first.
+    moves = leaf != old[None]
+    count = jnp.sum(moves, axis=0)
+    wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
+    total = jnp.sum(jnp.where(moves, wide, 0) / jnp.maximum(count, 1).astype(wide.dtype)[None], axis=0)
+    return jnp.where(count > 0, total.astype(leaf.dtype), old)
 
 
 def _mean(leaf: jax.Array) -> jax.Array:

@@ -11,16 +11,22 @@ def blocks_of(tree, per, label_of=None):
         return [[(name, ...) for name in sorted(tree)]]
     if per == "tensor":
         return [[(name, ...)] for name in sorted(tree)]
-    if per == "unit":
-        return [[(name, index)] for name in sorted(tree) for index in _units(tree[name])]
+    if per in ("unit", "torch"):
+        return [[(name, index)] for name in sorted(tree) for index in _units(tree[name], per)]
     if per == "element":
         return [[(name, index)] for name in sorted(tree) for index in np.ndindex(tree[name].shape)]
     labels = dict.fromkeys(label_of(name) for name in sorted(tree))
     return [[(name, ...) for name in sorted(tree) if label_of(name) == label] for label in labels]
 
 
-def _units(leaf):
-    return [...] if leaf.ndim < 2 else [(..., column) for column in range(leaf.shape[-1])]
+def _units(leaf, per):
+    if leaf.ndim < 2:
+        return [...]
+    return [(row,) for row in range(leaf.shape[0])] if per == "torch" else [(..., i) for i in range(leaf.shape[-1])]
+
+
+def numbers_of(tree, block):
+    return np.concatenate([np.ravel(tree[name][index]) for name, index in block])
 
 
 def norm_of(numbers, norm):
@@ -49,6 +55,7 @@ def new_norm(n, c, shape):
         "tanh": c * math.tanh(n / c),
         "arctan": 2 * c / math.pi * math.atan(math.pi * n / (2 * c)),
         "algebraic": n / math.sqrt(1 + (n / c) ** 2),
+        "smooth": n / (1 + n / c),
     }[shape]
 
 
@@ -58,7 +65,7 @@ def clipped(gradients, new_limit, blocks, norm="l2", shape="hard"):
     for step, gradient in enumerate(gradients):
         result = {name: leaf.copy() for name, leaf in gradient.items()}
         for block, limit in zip(blocks, limits, strict=True):
-            n = norm_of(np.concatenate([np.ravel(gradient[name][index]) for name, index in block]), norm)
+            n = norm_of(numbers_of(gradient, block), norm)
             factor = 0.0
             if math.isfinite(n):
                 new = new_norm(n, limit(n, step), shape)

@@ -24,26 +24,39 @@ class Constant:
 class AutoClip:
     """Seetharaman et al., 2020: append the norm, then take a percentile of all. Zeros are passed over."""
 
-    def __init__(self, percentile, window):
-        self.percentile, self.window, self.history = percentile, window, []
+    def __init__(self, percentile, window, include_current=True):
+        self.percentile, self.window, self.include_current, self.history = percentile, window, include_current, []
 
     def __call__(self, n, step):
+        before = self.history
         if n > 0:
-            self.history.append(n)
-        if not self.history:
-            return math.inf
-        return np.percentile(self.history[-self.window :], at(self.percentile, step))
+            self.history = [*before, n][-self.window :]
+        used = self.history if self.include_current else before
+        return np.percentile(used, at(self.percentile, step)) if used else math.inf
 
 
 class ZClip:
     """Kumar et al., 2025: norms collected first, then exponential moments of what was let through.
 
-    Zeros are passed over.
+    Spikes beyond the first `release` in a row are learned as they are. Zeros are passed over.
     """
 
-    def __init__(self, z_threshold=2.5, decay=0.97, warmup=25, max_norm=math.inf, mode="adaptive_scaling", eps=1e-6):
+    def __init__(
+        self,
+        z_threshold=2.5,
+        decay=0.97,
+        warmup=25,
+        max_norm=math.inf,
+        mode="adaptive_scaling",
+        eps=1e-6,
+        clip_factor=1.0,
+        skip_update_on_spike=False,
+        release=None,
+    ):
         self.z_threshold, self.decay, self.warmup, self.max_norm = z_threshold, decay, warmup, max_norm
         self.mode, self.eps, self.collected = mode, eps, []
+        self.clip_factor, self.skip, self.release = clip_factor, skip_update_on_spike, release
+        self.spikes_in_a_row = 0
 
     def __call__(self, n, step):
         if n == 0:
@@ -66,10 +79,14 @@ class ZClip:
             if z > z_threshold:
                 limit = self.mean
                 if self.mode == "adaptive_scaling":
-                    limit += z_threshold * deviation / (z / z_threshold)
+                    limit = at(self.clip_factor, step) * (limit + z_threshold * deviation / (z / z_threshold))
         let_through = n if limit is None else limit
-        self.mean = decay * self.mean + (1 - decay) * let_through
-        self.variance = decay * self.variance + (1 - decay) * (let_through - self.mean) ** 2
+        released = self.release is not None and self.spikes_in_a_row >= self.release
+        self.spikes_in_a_row = 0 if limit is None else self.spikes_in_a_row + 1
+        if limit is None or released or not self.skip:
+            learned = n if released else let_through
+            self.mean = decay * self.mean + (1 - decay) * learned
+            self.variance = decay * self.variance + (1 - decay) * (learned - self.mean) ** 2
         return min(let_through, max_norm)
 
 

@@ -114,3 +114,90 @@ def novoclip(
             yield each(m, lambda m, v, w, a=weight1: m / a / (np.sqrt(v / w) + eps), v, by)
         else:
             yield each(m, lambda m, v: m / (np.sqrt(v) + eps), v)
+
+
+def spam(
+    gradients,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-6,
+    threshold=5000.0,
+    delay=20,
+    reset_every=500,
+    warmup=150,
+    restart_bias_correction=False,
+):
+    m, v = zeros(gradients[0]), zeros(gradients[0])
+    product1 = product2 = 1.0
+    for step, g in enumerate(gradients):
+        beta1, beta2, since = at(b1, step), at(b2, step), (step + 1) % reset_every
+        if since == 0:
+            m, v = zeros(g), zeros(g)
+            if restart_bias_correction:
+                product1 = product2 = 1.0
+        product1, product2 = product1 * beta1, product2 * beta2
+        for name, leaf in g.items():
+            top = np.sqrt(at(threshold, step) * v[name]) if since >= delay else np.inf
+            cut = np.clip(leaf, -top, top)
+            m[name] = beta1 * m[name] + (1 - beta1) * cut
+            v[name] = beta2 * v[name] + (1 - beta2) * cut**2
+        length = np.sqrt(1 - product2) / (1 - product1)
+        if step + 1 >= reset_every and since < warmup:
+            length *= 1 - 0.99 * (1 + np.cos(np.pi * since / (warmup + 1))) / 2
+        yield each(m, lambda m, v, by=length, e=at(eps, step): by * m / (np.sqrt(v) + e), v)
+
+
+def acclip(gradients, b1=0.9, b2=0.99, eps=1e-5, alpha=1.0, previous=False):
+    m, power = zeros(gradients[0]), zeros(gradients[0])
+    for step, g in enumerate(gradients):
+        beta1, beta2, a = at(b1, step), at(b2, step), at(alpha, step)
+        before = power
+        m = each(m, lambda m, g, b=beta1: b * m + (1 - b) * g, g)
+        power = each(power, lambda p, g, b=beta2, a=a: b * p + (1 - b) * np.abs(g) ** a, g)
+        tau = each(before if previous else power, lambda p, a=a: p ** (1 / a))
+        sizes = each(m, lambda m, e=at(eps, step): np.abs(m) + e)
+        yield each(m, lambda m, t, size: m * np.minimum(1, t / size), tau, sizes)
+
+
+def adopt(gradients, b1=0.9, b2=0.9999, eps=1e-6, bound=None):
+    m, v = zeros(gradients[0]), each(gradients[0], np.square)
+    yield m
+    for step, g in enumerate(gradients[1:], 1):
+        beta1, beta2 = at(b1, step), at(b2, step)
+        top = step**0.25 if bound is None else at(bound, step)
+        for name, leaf in g.items():
+            quotient = leaf / np.maximum(np.sqrt(v[name]), at(eps, step))
+            m[name] = beta1 * m[name] + (1 - beta1) * np.clip(quotient, -top, top)
+            v[name] = beta2 * v[name] + (1 - beta2) * leaf**2
+        yield dict(m)
+
+
+def stable_adamw(gradients, params, b1=0.9, b2=0.99, eps=1e-6, max_rms=1.0, weight_decay=0.0):
+    m, v = zeros(gradients[0]), zeros(gradients[0])
+    product1 = product2 = 1.0
+    for step, g in enumerate(gradients):
+        beta1, beta2, e = at(b1, step), at(b2, step), at(eps, step)
+        product1, product2 = product1 * beta1, product2 * beta2
+        u = {}
+        for name, leaf in g.items():
+            m[name] = beta1 * m[name] + (1 - beta1) * leaf
+            v[name] = beta2 * v[name] + (1 - beta2) * leaf**2
+            second = v[name] / (1 - product2)
+            direction = m[name] / (1 - product1) / (np.sqrt(second) + e) + at(weight_decay, step) * params[name]
+            rms = np.sqrt(np.mean(leaf**2 / np.maximum(second, e**2)))
+            u[name] = direction / max(1, rms / at(max_rms, step))
+        yield u
+
+
+def nsgd(gradients, gamma=0.9, normalize="after", per="tree"):
+    def normalized(tree):
+        squares = {name: np.sum(leaf**2) for name, leaf in tree.items()}
+        lengths = {name: np.sqrt(sum(squares.values()) if per == "tree" else s) for name, s in squares.items()}
+        return {name: leaf / (lengths[name] or 1.0) for name, leaf in tree.items()}
+
+    m = zeros(gradients[0])
+    for step, g in enumerate(gradients):
+        b = at(gamma, step)
+        new = normalized(g) if normalize == "before" else each(g, lambda g, b=b: (1 - b) * g)
+        m = each(m, lambda m, g, b=b: b * m + g, new)
+        yield m if normalize == "before" else normalized(m)

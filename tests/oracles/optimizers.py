@@ -137,7 +137,9 @@ def spam(
                 product1 = product2 = 1.0
         product1, product2 = product1 * beta1, product2 * beta2
         for name, leaf in g.items():
-            top = np.sqrt(at(threshold, step) * v[name]) if since >= delay else np.inf
+            # Nothing can be said of a number whose gradients since the reset have all been 0.
+            cuts = (v[name] > 0) & (since >= delay) & (step + 1 >= delay)
+            top = np.where(cuts, np.sqrt(at(threshold, step) * v[name]), np.inf)
             cut = np.clip(leaf, -top, top)
             m[name] = beta1 * m[name] + (1 - beta1) * cut
             v[name] = beta2 * v[name] + (1 - beta2) * cut**2
@@ -154,7 +156,9 @@ def acclip(gradients, b1=0.9, b2=0.99, eps=1e-5, alpha=1.0, previous=False):
         before = power
         m = each(m, lambda m, g, b=beta1: b * m + (1 - b) * g, g)
         power = each(power, lambda p, g, b=beta2, a=a: b * p + (1 - b) * np.abs(g) ** a, g)
-        tau = each(before if previous else power, lambda p, a=a: p ** (1 / a))
+        tau = each(power, lambda p, a=a: p ** (1 / a))
+        if previous:  # nothing can be said of a number whose gradients before have all been 0
+            tau = each(before, lambda p, a=a: np.where(p > 0, p ** (1 / a), np.inf))
         sizes = each(m, lambda m, e=at(eps, step): np.abs(m) + e)
         yield each(m, lambda m, t, size: m * np.minimum(1, t / size), tau, sizes)
 

@@ -10,30 +10,11 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from novoclip.mesh import Shards, across_devices, own_slices, shards, varying_axes, whole_slices
+from novoclip.ranges import RANGES
 from novoclip.safe_math import ratio, square_root
 
 NORMS = ("l1", "l2", "max", "rms")
-
-
-class _Range(NamedTuple):
-    """Powers of two by which numbers are multiplied, exactly, before they are squared.
-
-    The usual one leaves the sum of squares in range for norms from 2e-24 to 1e6 (float64:
-    1e-265 to 5e33): exactly zero blocks are common, and must not cost a second pass.
-    """
-
-    usual: float
-    for_large: float
-    for_small: float
-    small: float  # a sum of squares below which some may have been lost
-    far: float  # quotients above this, or below its inverse, are multiplied in two steps
-    shift: float  # the first of them, or its inverse
-
-
-_RANGES = {
-    32: _Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100),
-    64: _Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900),
-}
 
 
 class Layout(NamedTuple):
@@ -44,11 +25,13 @@ class Layout(NamedTuple):
       axes: the axes of each leaf that its norm is taken over.
       form: what the norms become: one "scalar"; a vector with an entry a block
         ("stack"); or one with an entry for each slice that is left of a leaf ("concatenate").
+      shards: for "concatenate", the mesh axes that each axis of each leaf is split over.
     """
 
     block_of: tuple[int, ...]
     axes: tuple[tuple[int, ...], ...]
     form: str
+    shards: tuple[Shards, ...] = ()
 
 
 def accumulation_dtype(dtype: Any) -> Any:
@@ -77,7 +60,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     if layout.form == "scalar":
         leaves, layout = _stack_small(leaves)
     dtype = common_dtype(leaves)
-    ranges = _RANGES[jnp.finfo(dtype).bits]
+    ranges = RANGES[jnp.finfo(dtype).bits]
     sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
 
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
@@ -116,7 +99,7 @@ def _stack_small(leaves: list[jax.Array]) -> tuple[list[jax.Array], Layout]:
     """Stack small leaves of one shape and dtype: XLA's compile time grows faster than their number."""
     alike: dict[Any, list[jax.Array]] = {}
     for leaf in leaves:
-        alike.setdefault((leaf.shape, leaf.dtype), []).append(leaf)
+        alike.setdefault((leaf.shape, leaf.dtype, varying_axes(leaf)), []).append(leaf)
     stacked: list[jax.Array] = []
     for group in alike.values():
         stack = len(group) >= 16 and group[0].size <= 1024
@@ -131,7 +114,7 @@ def _product(leaf: jax.Array, tangent: jax.Array, by: jax.Array) -> jax.Array:
 
 
 def _in_range(total: jax.Array) -> jax.Array:
-    small = _RANGES[jnp.finfo(total.dtype).bits].small
+    small = RANGES[jnp.finfo(total.dtype).bits].small
     return (total == 0) | (total >= small) & jnp.isfinite(total)
 
 
@@ -159,7 +142,7 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
 
 def _shift(quotient: jax.Array) -> jax.Array:
     """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
-    ranges = _RANGES[jnp.finfo(quotient.dtype).bits]
+    ranges = RANGES[jnp.finfo(quotient.dtype).bits]
     down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
     return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
 
@@ -194,23 +177,35 @@ def _block_count(layout: Layout) -> int:
 
 def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
     """Return how many numbers each block holds, in the form of the norms."""
-    counts = [0] * _block_count(layout)
-    for leaf, block, axes in zip(leaves, layout.block_of, layout.axes, strict=True):
-        counts[block] += math.prod(leaf.shape[axis] for axis in axes)
-    counts = [max(count, 1) for count in counts]
     dtype = common_dtype(leaves)
+    sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]
     if layout.form == "concatenate":
+        along = [shards([name for axis in axes for name in split[axis]]) for axes, split in _split_axes(layout)]
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
-        return jnp.asarray(np.repeat(counts, slices), dtype)
+        return jnp.asarray(np.repeat([max(a * b, 1) for a, b in zip(sizes, along, strict=True)], slices), dtype)
+    counts = [0] * _block_count(layout)
+    for leaf, block, size in zip(leaves, layout.block_of, sizes, strict=True):
+        counts[block] += size * shards(varying_axes(leaf))
+    counts = [max(count, 1) for count in counts]
     return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1, dtype)
 
 
+def _split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:
+    return list(zip(layout.axes, layout.shards, strict=True))
+
+
 def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
-    """Combine each leaf over its axes, then the leaves of each block; one array a block."""
-    keepdims = layout.form == "concatenate"
+    """Combine each leaf over its axes, then the leaves of each block, on all devices; one array a block."""
+    if layout.form == "concatenate":
+        split = _split_axes(layout)
+        return [
+            whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
+            for part, (axes, over) in zip(parts, split, strict=True)
+        ]
+    reduced = [combine(part, axis=axes) for part, axes in zip(parts, layout.axes, strict=True)]
     members: list[list[jax.Array]] = [[] for _ in range(_block_count(layout))]
-    for part, block, axes in zip(parts, layout.block_of, layout.axes, strict=True):
-        members[block].append(combine(part, axis=axes, keepdims=keepdims))
+    for part, block in zip(across_devices(reduced, combine), layout.block_of, strict=True):
+        members[block].append(part)
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
 
 
@@ -232,12 +227,13 @@ def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[ja
     ends = [0]
     for shape in shapes:
         ends.append(ends[-1] + math.prod(shape))
-    return [values[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
+    slices = [values[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
+    return [own_slices(part, leaf.shape, over) for part, leaf, over in zip(slices, leaves, layout.shards, strict=True)]
 
 
 def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
-    """Return the leaves' shapes with 1 in place of each reduced axis."""
+    """Return the whole leaves' shapes with 1 in place of each reduced axis."""
     return [
-        tuple(1 if axis in axes else size for axis, size in enumerate(leaf.shape))
-        for leaf, axes in zip(leaves, layout.axes, strict=True)
+        tuple(1 if axis in axes else size * shards(over[axis]) for axis, size in enumerate(leaf.shape))
+        for leaf, (axes, over) in zip(leaves, _split_axes(layout), strict=True)
     ]

@@ -12,6 +12,7 @@ from novoclip.arguments import check_choice, check_flag
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
 from novoclip.measure import PER, Measure, resolve_measure
+from novoclip.mesh import across_devices, global_size
 from novoclip.shapes import SHAPES
 
 NONFINITE = ("zero", "propagate")
@@ -172,10 +173,11 @@ def advance_element_counts(state: ClipState, norms: list[jax.Array], limits: lis
     # writes out before it sums. n - n is 0, and NaN where n is not finite.
     excess = [n - jnp.minimum(c, jnp.finfo(c.dtype).max) for n, c in zip(norms, limits, strict=True)]
     terms = [jnp.sum(jnp.sign(jnp.abs(d) + d) + (n - n)) for n, d in zip(norms, excess, strict=True)]
+    terms = across_devices(terms, jnp.sum)
     beyond = sum((term.astype(jnp.float32) for term in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / max(sum(n.size for n in norms), 1), state.fraction),
+        fraction=jnp.where(finite, beyond / max(sum(global_size(n) for n in norms), 1), state.fraction),
         clipped=count_up(state.clipped, finite & (beyond > 0)),
         nonfinite=count_up(state.nonfinite, ~finite),
     )

@@ -7,6 +7,8 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from novoclip.mesh import across_devices
+
 
 def is_measured(leaf: Any) -> bool:
     """Whether a leaf takes part in norms: real or complex numbers do, integers and float0 do not."""
@@ -31,7 +33,8 @@ def reject_integers(updates: optax.Updates) -> None:
 def finite_leaves(tree: Any) -> jax.Array:
     """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_measured(leaf)]
-    return jnp.stack([_is_finite(leaf) for leaf in leaves]) if leaves else jnp.zeros((0,), bool)
+    totals = across_devices([_finite_total(leaf) for leaf in leaves], jnp.sum)
+    return jnp.isfinite(jnp.stack(totals)) if leaves else jnp.zeros((0,), bool)
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -39,9 +42,9 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(finite_leaves(tree))
 
 
-def _is_finite(leaf: jax.Array) -> jax.Array:
+def _finite_total(leaf: jax.Array) -> jax.Array:
     # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
     # Behind a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
     leaf = lax.optimization_barrier(leaf)
     total = jnp.sum(leaf - leaf)
-    return jnp.isfinite(jnp.real(total)) & jnp.isfinite(jnp.imag(total))
+    return (jnp.real(total) + jnp.imag(total)).astype(jnp.float32)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
+from novoclip.mesh import vary
 
 
 class LimitUpdate(Protocol):
@@ -135,7 +136,8 @@ def kept_where_not_finite(limit: Limit) -> Limit:
             if array.shape[array.ndim - len(norms.shape) :] != norms.shape:
                 msg = f"a Limit's memory must end in the norms' shape {norms.shape}; got an array of {array.shape}"
                 raise ValueError(msg)
-        return memory
+        # Norms of single numbers vary over the devices of a mesh as the numbers do.
+        return jax.tree.map(lambda array: vary(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         seen = norms.astype(_dtype_of(memory, norms.dtype))

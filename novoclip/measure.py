@@ -12,6 +12,7 @@ from novoclip.arguments import check_choice
 from novoclip.blocks import NORMS, Layout, block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
 from novoclip.leaves import is_measured, path_name
+from novoclip.mesh import shards_of
 
 PER = ("tree", "tensor", "unit", "element")
 LAYOUTS = ("flax", "tensorflow", "torch")
@@ -124,7 +125,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
     return _measure(layout, norm)
 
 
-def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2") -> Measure:
+def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2", specs: Any = None) -> Measure:
     """Measure one block for each slice that is left of a leaf when `axes` are reduced.
 
     Args:
@@ -134,13 +135,16 @@ def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l
         and "tensorflow" have the outputs in the last axis, "torch" in the first; the other
         axes are reduced, and a leaf of one axis or none is one block.
       norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
+      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the
+        parameters. Not needed elsewhere, nor for leaves that are whole on every device.
 
     Returns:
       A Measure whose norms are one vector, leaf after leaf.
 
     Raises:
       TypeError: if `axes` are no integers.
-      ValueError: if a name is unknown, or a leaf lacks such an axis.
+      ValueError: if a name is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
+        mesh axes that `specs` does not name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -150,10 +154,11 @@ def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l
       [5. 1.]
     """
     check_choice("norm", norm, NORMS)
-    reduced = resolve_axes(axes)
+    reduced, spec_of = resolve_axes(axes), resolve_specs(specs)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate")
+        split = tuple(shards_of(name, leaf, spec_of.get(name)) for name, leaf in leaves)
+        return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate", split)
 
     return _measure(layout, norm)
 
@@ -173,6 +178,17 @@ def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
         return tuple(sorted({axis % leaf.ndim for axis in listed}))
 
     return reduced
+
+
+def resolve_specs(specs: Any) -> dict[str, Any]:
+    """Return the PartitionSpec of each leaf, by its path."""
+    spec = jax.sharding.PartitionSpec
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, spec))
+    for path, leaf in leaves:
+        if not isinstance(leaf, spec):
+            msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path_name(path)!r}"
+            raise TypeError(msg)
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def _integers(axes: Any) -> tuple[int, ...]:

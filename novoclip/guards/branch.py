@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 from jax import lax
-import jax.numpy as jnp
 import optax
 
 from novoclip.leaves import is_measured
+from novoclip.mesh import vary, zeros_like
 
 
 def when(
@@ -23,7 +23,8 @@ def when(
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
 
     def nothing() -> tuple[list[jax.Array], Any]:
-        return [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(numbers)[0]], state
+        sent, new = jax.eval_shape(numbers)
+        return [zeros_like(leaf) for leaf in sent], jax.tree.map(vary, state, new)
 
     # A branch, and not a select of results: what is not finite is never computed with.
     sent, new = lax.cond(condition, numbers, nothing)

@@ -118,9 +118,7 @@ def _transform(
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
 
     def init(params: optax.Params) -> OptimizerState:
-        shapes = _numbers(
-            params, common_dtype(_measured(params)), lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype)
-        )
+        shapes = jax.eval_shape(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
         return OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params))
 
@@ -203,18 +201,14 @@ def _narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
     return leaf.astype(dtype)
 
 
-def _cast(leaf: Any, dtype: Any) -> jax.Array:
-    return jnp.asarray(leaf).astype(dtype)
-
-
-def _numbers(tree: Any, dtype: Any, convert: Callable[[Any, Any], Any] = _cast) -> Any:
+def _numbers(tree: Any, dtype: Any) -> Any:
     """Return the tree in one precision, with None for leaves without numbers."""
 
     def wide(leaf: Any) -> Any:
         if not is_measured(leaf):
             return None
-        leaf = jnp.asarray(leaf) if isinstance(leaf, float | int) else leaf
+        leaf = jnp.asarray(leaf)
         complex_dtype = jnp.complex64 if dtype == jnp.float32 else jnp.complex128
-        return convert(leaf, complex_dtype if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else dtype)
+        return leaf.astype(complex_dtype if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else dtype)
 
     return jax.tree.map(wide, tree)

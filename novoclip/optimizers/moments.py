@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from novoclip.mesh import zeros_like
 from novoclip.safe_math import hypotenuse, ratio
 
 Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
@@ -14,16 +15,15 @@ def zeros(shapes: Any, dtype: Any = None) -> Any:
     """Return a tree of zeros, complex where the shapes are."""
 
     def zero(leaf: Any) -> jax.Array:
-        if dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        return jnp.zeros(leaf.shape, dtype)
+        keep = dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+        return zeros_like(leaf, None if keep else dtype)
 
     return jax.tree.map(zero, shapes)
 
 
 def real_zeros(shapes: Any, dtype: Any = None) -> Any:
     """Return a tree of real zeros."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
+    return jax.tree.map(lambda leaf: zeros_like(leaf, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
 
 
 def scalar(shapes: Any) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.measure import resolve_measure
+from novoclip.mesh import global_size
 from novoclip.optimizers.moments import Decay, ones_average, over_tensors, root_average
 from novoclip.safe_math import ratio
 
@@ -34,7 +35,7 @@ def proportional(gradients: Any, root: Any, weight: Any, per: str, decay: Decay,
 
     def limit(r: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
         # Per tensor, v is a sum over the numbers: a number is compared with their root mean square.
-        count = 1 if per == "element" else max(g.size, 1)
+        count = 1 if per == "element" else max(global_size(g), 1)
         return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), jnp.inf)
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:

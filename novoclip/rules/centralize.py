@@ -11,11 +11,14 @@ import optax
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
 from novoclip.leaves import is_measured, path_name, reject_integers
-from novoclip.measure import Axes, resolve_axes
+from novoclip.measure import Axes, resolve_axes, resolve_specs
+from novoclip.mesh import shards, shards_of
 from novoclip.rules.record import record
 
 
-def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> optax.GradientTransformationExtraArgs:
+def centralize(
+    axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax", *, specs: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """Subtract from each output's gradient its mean over the inputs (gradient centralization).
 
     u = g - mean(g), the mean being taken over `axes`, for leaves of two axes or more. An output
@@ -24,6 +27,7 @@ def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> 
     Args:
       axes: as in `units`: the layout of the kernels, "flax" and "tensorflow" (outputs in the last
         axis) or "torch" (in the first), axes, or a function `axes(path, leaf)`.
+      specs: inside `jax.shard_map`, a tree of PartitionSpecs like the parameters, for leaves that are split.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `norms` is the norm of the gradient
@@ -31,7 +35,8 @@ def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> 
 
     Raises:
       TypeError: if `axes` are no integers.
-      ValueError: if the layout is unknown, or a leaf lacks such an axis.
+      ValueError: if the layout is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
+        mesh axes that `specs` does not name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,7 +53,7 @@ def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> 
     `optax.centralize` averages over every axis but the first, which is right for torch's layout:
     for Flax's kernels it is the mean over the outputs of each input.
     """
-    reduced = resolve_axes(axes)
+    reduced, spec_of = resolve_axes(axes), resolve_specs(specs)
     watch = record()
 
     def centered(path: Any, leaf: Any) -> Any:
@@ -58,11 +63,15 @@ def centralize(axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax") -> 
         zero = jnp.zeros((), leaf.dtype)
         if leaf.ndim < 2:
             return jnp.where(jnp.isfinite(leaf), leaf, zero)
-        over = reduced(path_name(path), leaf)
+        name = path_name(path)
+        over = reduced(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
+        split = shards_of(name, leaf, spec_of.get(name))
+        along = tuple(axis for place in over for axis in split[place])
         # Divided before the sum, which could overflow.
-        mean = jnp.sum(wide / number, axis=over, keepdims=True)
+        mean = jnp.sum(wide / (number * shards(along)), axis=over, keepdims=True)
+        mean = jax.lax.psum(mean, along) if along else mean
         return jnp.where(jnp.isfinite(mean), (wide - mean).astype(leaf.dtype), zero)
 
     def update(

@@ -14,6 +14,7 @@ from novoclip.clipping import clip
 from novoclip.leaves import is_measured, path_name
 from novoclip.limits import constant
 from novoclip.measure import Measure
+from novoclip.mesh import varying_axes
 
 Stacked = int | Callable[[str, jax.Array], int]
 
@@ -47,6 +48,9 @@ def singular_values(stacked: Stacked = 0) -> Measure:
     def matrices(path: Any, leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         name = path_name(path)
+        if varying_axes(leaf):
+            msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {varying_axes(leaf)}"
+            raise ValueError(msg)
         leading = stacked(name, leaf) if callable(stacked) else min(stacked, leaf.ndim) if leaf.ndim < 2 else stacked
         if not 0 <= leading <= leaf.ndim:
             msg = f"stacked={leading}, but {name!r} has shape {leaf.shape}"

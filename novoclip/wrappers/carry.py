@@ -9,6 +9,7 @@ import optax
 from novoclip.clipping import count_up
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.measure import resolve_measure
+from novoclip.mesh import zeros_like
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
@@ -121,7 +122,7 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
 
     def init(params: optax.Params) -> CarryState:
         carry = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)) if is_measured(x) else None,
+            lambda x: zeros_like(x, wide_dtype(x.dtype)) if is_measured(x) else None,
             jax.tree.map(lambda x: jax.eval_shape(jnp.asarray, x), params),
         )
         return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))

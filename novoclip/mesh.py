@@ -29,7 +29,7 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
     if not axes:
         return array
     # jax before 0.8 has only the older name.
-    return lax.pcast(array, axes, to="varying") if hasattr(lax, "pcast") else getattr(lax, "pvary")(array, axes)
+    return lax.pcast(array, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(array, axes)
 
 
 def zeros_like(leaf: Any, dtype: Any = None) -> jax.Array:

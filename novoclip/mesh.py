@@ -28,8 +28,8 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
     axes = tuple(axis for axis in varying_axes(like) if axis not in varying_axes(array))
     if not axes:
         return array
-    # jax before 0.8 has only the older name.
-    return lax.pcast(array, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(array, axes)
+    names: Any = lax  # jax before 0.8 has only the older name
+    return names.pcast(array, axes, to="varying") if hasattr(names, "pcast") else names.pvary(array, axes)
 
 
 def zeros_like(leaf: Any, dtype: Any = None) -> jax.Array:

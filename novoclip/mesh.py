@@ -20,7 +20,7 @@ def varying_axes(array: Any) -> tuple[str, ...]:
     """Return the mesh axes that an array's values vary over, in order."""
     kind = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     record = getattr(kind, "manual_axis_type", None)  # jax from 0.10 on; before, the axes stood in `vma`
-    return tuple(sorted(record.varying if record is not None else getattr(kind, "vma", ())))
+    return tuple(sorted(record.varying if record is not None else getattr(kind, "vma", None) or ()))
 
 
 def vary(array: jax.Array, like: Any) -> jax.Array:

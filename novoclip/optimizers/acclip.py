@@ -27,7 +27,7 @@ class ACClipMemory(NamedTuple):
 
 
 def _acclip(
-    b1: Schedulable, b2: Schedulable, eps: Schedulable, alpha: float, previous: bool, mu_dtype: Any
+    b1: Schedulable, b2: Schedulable, eps: Schedulable, alpha: Schedulable, previous: bool, mu_dtype: Any
 ) -> Algorithm:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
@@ -75,7 +75,7 @@ def scale_by_acclip(
     b2: Schedulable = 0.99,
     *,
     eps: Schedulable = 1e-5,
-    alpha: float = 1.0,
+    alpha: Schedulable = 1.0,
     previous: bool = False,
     mu_dtype: Any = None,
     nonfinite: str = "skip",
@@ -83,7 +83,7 @@ def scale_by_acclip(
     """Clip momentum, number by number, at a running mean of the gradient's size (ACClip).
 
     m_t = b1 m_{t-1} + (1 - b1) g_t;  tau_t^alpha = b2 tau_{t-1}^alpha + (1 - b2) |g_t|^alpha;
-    u_t = m_t min(1, tau_t / (|m_t| + eps)), or with tau_{t-1} for `previous`.
+    u_t = m_t min(1, tau_t / (|m_t| + eps)), or with tau_{t-1} for `previous` (no limit where that is 0).
 
     The outlier itself enters tau: one of k times the usual size leaves u at (1 - b2) k times, and
     `previous` only delays that by a step. Put a `clip=` in front against outliers.
@@ -124,7 +124,7 @@ def acclip(
     b2: Schedulable = 0.99,
     *,
     eps: Schedulable = 1e-5,
-    alpha: float = 1.0,
+    alpha: Schedulable = 1.0,
     previous: bool = False,
     mu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,

@@ -77,10 +77,10 @@ def scale_by_spam(
 ) -> optax.GradientTransformationExtraArgs:
     """Take Adam's direction with spikes cut off at its second moment, and begin anew at intervals (SPAM).
 
-    m and v as in Adam, from numbers with |g_t| <= sqrt(threshold v_{t-1}). At each step that is a
-    multiple of `reset_every` m and v are 0 before it, and the direction is multiplied by
-    1 - 0.99 (1 + cos(pi k / (warmup + 1))) / 2 for the k-th step since then, k < warmup. Spikes are
-    cut only `delay` steps after the start and after each reset.
+    m and v as in Adam, from numbers cut off at sqrt(threshold v_{t-1}), where v is not 0. At each step t
+    that is a multiple of `reset_every`, counted from 1, m and v are 0 before it; k steps after it, k < warmup,
+    the direction is multiplied by 1 - 0.99 (1 + cos(pi k / (warmup + 1))) / 2. Spikes are
+    cut from `delay` steps after the start and after each reset.
 
     A threshold of 5000 lets 71 deviations pass: a `clip=` in front does more against outliers.
 
@@ -89,7 +89,7 @@ def scale_by_spam(
       b2: decay of v in [0, 1), likewise.
       eps: beside the root of v before its bias is corrected, at least 0, likewise.
       threshold: at least 0, in units of v, likewise.
-      delay: at least 0.
+      delay: at least 0; under `inject_hyperparams` a static argument, as are the next two.
       reset_every: at least 1.
       warmup: at least 0, and 0 for none.
       restart_bias_correction: whether the bias corrections begin anew with m and v. As published

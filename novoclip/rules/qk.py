@@ -26,7 +26,7 @@ def qk_clip(
 
     Args:
       query: query kernel, such as Flax's (features, heads, head size), or its bias (heads, head size).
-      key: key kernel; with fewer heads (grouped queries), each takes the largest logit of its queries.
+      key: key kernel; with fewer heads (grouped queries), each takes the smallest gamma of its queries.
       max_logits: `(heads,)`, the largest logit of each query head over the batch, after the
         scaling by 1 / sqrt(head size). Where it is not finite, or not above 0, the head stays.
       threshold: above 0.
@@ -60,15 +60,15 @@ def qk_clip(
     if heads % key_heads:
         msg = f"key must have a number of heads that divides the {heads} query heads; got {key_heads}"
         raise ValueError(msg)
-    grouped = jnp.max(logits.reshape(key_heads, heads // key_heads), axis=1)
-    each = jnp.repeat(grouped, heads // key_heads)  # the queries that share a key share its factor
+    dtype = jnp.promote_types(jnp.result_type(query.dtype, key.dtype), jnp.float32)
+    above = jnp.isfinite(logits) & (logits > threshold)
+    gamma = jnp.where(above, threshold / jnp.where(above, logits, 1), 1).astype(dtype)
 
-    def scaled(kernel: jax.Array, sizes: jax.Array, power: float | jax.Array) -> jax.Array:
-        above = jnp.isfinite(sizes) & (sizes > threshold)
-        gamma = jnp.where(above, threshold / jnp.where(above, sizes, 1), 1).astype(jnp.float32)
+    def scaled(kernel: jax.Array, gamma: jax.Array, power: float | jax.Array) -> jax.Array:
         shape = [1] * kernel.ndim
         shape[head_axis] = kernel.shape[head_axis]
-        factor = (gamma**power).reshape(shape)
-        return (kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)) * factor).astype(kernel.dtype)
+        wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        return (wide * (gamma**power).reshape(shape)).astype(kernel.dtype)
 
-    return scaled(query, each, balance), scaled(key, grouped, 1 - balance)
+    least = jnp.min(gamma.reshape(key_heads, heads // key_heads), axis=1)
+    return scaled(query, gamma, balance), scaled(key, least, 1 - balance)

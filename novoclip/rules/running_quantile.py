@@ -39,7 +39,8 @@ def running_quantile(
         c_{t+1} = c_t exp(-rate (b_t - quantile))    "geometric"
         c_{t+1} = c_t - rate (b_t - quantile)        "arithmetic", whose rate is in the norms' units
 
-    which stands still when a share `quantile` of the norms lies below c. Norms of 0 are passed over.
+    which stands still when a share `quantile` of the norms lies below c. The arithmetic c stops at 0, where
+    it lets nothing through: its rate has to be small beside the norms. Norms of 0 are passed over.
 
     Args:
       quantile: in [0, 1]: a float, an array or a schedule.

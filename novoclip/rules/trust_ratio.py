@@ -20,7 +20,7 @@ def trust_ratio(
     min_norm: Schedulable = 0.0,
     max_norm: Schedulable = jnp.inf,
 ) -> Limit:
-    """Limit each block to coefficient phi(||w||) / learning_rate, with no limit where that is 0.
+    """Limit each block to coefficient phi(||w||) / learning_rate, with no limit where either of the two is 0.
 
     phi(z) = min(max(z, min_norm), max_norm).
 
@@ -78,7 +78,7 @@ def clip_by_trust_ratio(
     """Clip each tensor's step, or set its length, in proportion to the norm of its weights (LARS, LARC, LAMB, LUC).
 
     u = g min(1, c / ||g||) with c = coefficient phi(||w||) / learning_rate, or g c / ||g|| with
-    shape="normalize"; g where w or g is 0. Which published rule that is depends on g:
+    shape="normalize"; g where phi(||w||), the learning rate or g is 0. Which published rule that is depends on g:
 
     | rule | g | arguments |
     |---|---|---|

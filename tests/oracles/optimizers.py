@@ -130,7 +130,7 @@ def spam(
     m, v = zeros(gradients[0]), zeros(gradients[0])
     product1 = product2 = 1.0
     for step, g in enumerate(gradients):
-        beta1, beta2, since = at(b1, step), at(b2, step), (step + 1) % reset_every
+        beta1, beta2, small, since = at(b1, step), at(b2, step), at(eps, step), (step + 1) % reset_every
         if since == 0:
             m, v = zeros(g), zeros(g)
             if restart_bias_correction:
@@ -138,7 +138,7 @@ def spam(
         product1, product2 = product1 * beta1, product2 * beta2
         for name, leaf in g.items():
             # Nothing can be said of a number whose gradients since the reset have all been 0.
-            cuts = (v[name] > 0) & (since >= delay) & (step + 1 >= delay)
+            cuts = (v[name] > 0) & (since >= delay)
             top = np.where(cuts, np.sqrt(at(threshold, step) * v[name]), np.inf)
             cut = np.clip(leaf, -top, top)
             m[name] = beta1 * m[name] + (1 - beta1) * cut
@@ -146,20 +146,20 @@ def spam(
         length = np.sqrt(1 - product2) / (1 - product1)
         if step + 1 >= reset_every and since < warmup:
             length *= 1 - 0.99 * (1 + np.cos(np.pi * since / (warmup + 1))) / 2
-        yield each(m, lambda m, v, by=length, e=at(eps, step): by * m / (np.sqrt(v) + e), v)
+        yield each(m, lambda m, v, by=length, e=small: by * m / (np.sqrt(v) + e), v)
 
 
 def acclip(gradients, b1=0.9, b2=0.99, eps=1e-5, alpha=1.0, previous=False):
     m, power = zeros(gradients[0]), zeros(gradients[0])
     for step, g in enumerate(gradients):
-        beta1, beta2, a = at(b1, step), at(b2, step), at(alpha, step)
+        beta1, beta2, a, small = at(b1, step), at(b2, step), at(alpha, step), at(eps, step)
         before = power
         m = each(m, lambda m, g, b=beta1: b * m + (1 - b) * g, g)
         power = each(power, lambda p, g, b=beta2, a=a: b * p + (1 - b) * np.abs(g) ** a, g)
         tau = each(power, lambda p, a=a: p ** (1 / a))
         if previous:  # nothing can be said of a number whose gradients before have all been 0
             tau = each(before, lambda p, a=a: np.where(p > 0, p ** (1 / a), np.inf))
-        sizes = each(m, lambda m, e=at(eps, step): np.abs(m) + e)
+        sizes = each(m, lambda m, e=small: np.abs(m) + e)
         yield each(m, lambda m, t, size: m * np.minimum(1, t / size), tau, sizes)
 
 

@@ -3,7 +3,7 @@
 from novoclip.clipping import ClipState, clip
 from novoclip.guards import NonfiniteState, SpikeState, guard_nonfinite, locate_nonfinite, skip_spikes
 from novoclip.limits import Limit, constant, tighter
-from novoclip.measure import Measure, groups, resolve_measure, units
+from novoclip.measure import Measure, groups, resolve_measure, tensors, units
 from novoclip.optimizers import (
     ACClipMemory,
     AdagradMemory,
@@ -179,6 +179,7 @@ __all__ = [
     "spam",
     "stable_adamw",
     "start_after",
+    "tensors",
     "tighter",
     "trust_ratio",
     "uclip",

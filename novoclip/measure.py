@@ -1,7 +1,6 @@
 """Measures: how large each block of a gradient tree is, and the way back from norms to a tree."""
 
-from collections.abc import Callable, Sequence
-import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
+from novoclip.axes import Axes, resolve_axes, resolve_specs
 from novoclip.blocks import NORMS, Layout, block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
 from novoclip.leaves import is_measured, path_name
 from novoclip.mesh import shards_of
+from novoclip.stacks import Stacked, resolve_stacked
 
 PER = ("tree", "tensor", "unit", "element")
-LAYOUTS = ("flax", "tensorflow", "torch")
 
-Axes = int | Sequence[int]
-AxesOf = Callable[[str, jax.Array], tuple[int, ...]]
 NamedLeaf = tuple[str, jax.Array]
 
 
@@ -125,7 +123,39 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
     return _measure(layout, norm)
 
 
-def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2", specs: Any = None) -> Measure:
+def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:
+    """Measure one block for each tensor, and for each layer of tensors that stack several.
+
+    Args:
+      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
+        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
+        of their outer structure.
+      norm: "l1", "l2", "max" or "rms" of the numbers in a tensor.
+      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the parameters.
+
+    Returns:
+      A Measure whose norms are one vector, leaf after leaf, layer after layer.
+
+    Raises:
+      TypeError: if `stacked` says something that is no integer.
+      ValueError: if `norm` is unknown. In use: if a leaf has fewer axes than layers are counted along.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"head": jnp.array([12.0, 5.0]), "layers": jnp.array([[3.0, 4.0], [0.0, 1.0]])}
+      >>> print(tensors(stacked={"head": 0, "layers": 1}).norms(params))
+      [13.  5.  1.]
+    """
+
+    def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
+        return tuple(range(layer.ndim))
+
+    return units(all_axes, norm=norm, stacked=stacked, specs=specs)
+
+
+def units(
+    axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2", stacked: Stacked = 0, specs: Any = None
+) -> Measure:
     """Measure one block for each slice that is left of a leaf when `axes` are reduced.
 
     Args:
@@ -135,6 +165,9 @@ def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l
         and "tensorflow" have the outputs in the last axis, "torch" in the first; the other
         axes are reduced, and a leaf of one axis or none is one block.
       norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
+      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
+        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
+        of their outer structure. Each layer then has units of its own; `axes` are those of a layer.
       specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the
         parameters. Not needed elsewhere, nor for leaves that are whole on every device.
 
@@ -154,49 +187,18 @@ def units(axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l
       [5. 1.]
     """
     check_choice("norm", norm, NORMS)
-    reduced, spec_of = resolve_axes(axes), resolve_specs(specs)
+    reduced, spec_of, layers_of = resolve_axes(axes), resolve_specs(specs), resolve_stacked(stacked)
+
+    def axes_of(name: str, leaf: jax.Array) -> tuple[int, ...]:
+        layers = layers_of(name, leaf)
+        layer: Any = jax.ShapeDtypeStruct(leaf.shape[layers:], leaf.dtype)
+        return tuple(axis + layers for axis in reduced(name, layer))
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
         split = tuple(shards_of(name, leaf, spec_of.get(name)) for name, leaf in leaves)
-        return Layout(_each(leaves), tuple(reduced(*leaf) for leaf in leaves), "concatenate", split)
+        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", split)
 
     return _measure(layout, norm)
-
-
-def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
-    """Return the function `axes(path, leaf)`, which gives sorted axes from 0, that the argument of `units` means."""
-    if isinstance(axes, str):
-        check_choice("axes", axes, LAYOUTS)
-        return _all_but_first if axes == "torch" else _all_but_last
-    fixed = () if callable(axes) else _integers(axes)
-
-    def reduced(path: str, leaf: jax.Array) -> tuple[int, ...]:
-        listed = _integers(axes(path, leaf)) if callable(axes) else fixed
-        if any(not -leaf.ndim <= axis < leaf.ndim for axis in listed):
-            msg = f"axes={listed} are not all axes of {path!r}, which has shape {leaf.shape}"
-            raise ValueError(msg)
-        return tuple(sorted({axis % leaf.ndim for axis in listed}))
-
-    return reduced
-
-
-def resolve_specs(specs: Any) -> dict[str, Any]:
-    """Return the PartitionSpec of each leaf, by its path."""
-    spec = jax.sharding.PartitionSpec
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, spec))
-    for path, leaf in leaves:
-        if not isinstance(leaf, spec):
-            msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path_name(path)!r}"
-            raise TypeError(msg)
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
-def _integers(axes: Any) -> tuple[int, ...]:
-    try:
-        return tuple(operator.index(axis) for axis in (axes if isinstance(axes, Sequence) else (axes,)))
-    except TypeError:
-        msg = f"axes must be an integer, several, or a function of (path, leaf) that returns them; got {axes!r}"
-        raise TypeError(msg) from None
 
 
 def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
@@ -214,14 +216,6 @@ def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measu
         return jax.tree.map(lambda leaf: next(rescaled) if is_measured(leaf) else leaf, tree)
 
     return Measure(norms, rescale)
-
-
-def _all_but_last(_: str, leaf: jax.Array) -> tuple[int, ...]:
-    return tuple(range(max(leaf.ndim - 1, min(leaf.ndim, 1))))
-
-
-def _all_but_first(_: str, leaf: jax.Array) -> tuple[int, ...]:
-    return tuple(range(min(1, max(leaf.ndim - 1, 0)), leaf.ndim))
 
 
 def _all_axes(leaves: list[NamedLeaf]) -> tuple[tuple[int, ...], ...]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from novoclip.axes import Axes, resolve_axes, resolve_specs
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
 from novoclip.leaves import is_measured, path_name, reject_integers
-from novoclip.measure import Axes, resolve_axes, resolve_specs
 from novoclip.mesh import shards, shards_of
 from novoclip.rules.record import record
 

@@ -1,6 +1,5 @@
 """Clipping of singular values."""
 
-from collections.abc import Callable
 import math
 from typing import Any
 
@@ -15,8 +14,7 @@ from novoclip.leaves import is_measured, path_name
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import varying_axes
-
-Stacked = int | Callable[[str, jax.Array], int]
+from novoclip.stacks import Stacked, resolve_stacked
 
 
 def singular_values(stacked: Stacked = 0) -> Measure:
@@ -26,14 +24,14 @@ def singular_values(stacked: Stacked = 0) -> Measure:
     matrix of its fan-in by its outputs, a vector one column, whose singular value is its norm.
 
     Args:
-      stacked: how many leading axes count matrices instead: an integer, or a function
-        `stacked(path, leaf)` that returns one.
+      stacked: how many leading axes count matrices instead: an integer, a function
+        `stacked(path, leaf)`, or a tree of integers like the parameters or a part of their outer structure.
 
     Returns:
       A Measure whose norms are one vector, leaf after leaf, each matrix's in descending order.
 
     Raises:
-      TypeError: if `stacked` is neither an integer nor a function.
+      TypeError: if `stacked` says something that is no integer.
       ValueError: in use, if a leaf has fewer axes.
 
     Example:
@@ -41,9 +39,7 @@ def singular_values(stacked: Stacked = 0) -> Measure:
       >>> print(singular_values().norms({"bias": jnp.array([3.0, 4.0]), "kernel": jnp.diag(jnp.array([2.0, 7.0]))}))
       [5. 7. 2.]
     """
-    if isinstance(stacked, bool) or not (callable(stacked) or isinstance(stacked, int)):
-        msg = f"stacked must be an integer, or a function of (path, leaf) that returns one; got {stacked!r}"
-        raise TypeError(msg)
+    layers_of = resolve_stacked(stacked)
 
     def matrices(path: Any, leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -51,10 +47,7 @@ def singular_values(stacked: Stacked = 0) -> Measure:
         if varying_axes(leaf):
             msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {varying_axes(leaf)}"
             raise ValueError(msg)
-        leading = stacked(name, leaf) if callable(stacked) else min(stacked, leaf.ndim) if leaf.ndim < 2 else stacked
-        if not 0 <= leading <= leaf.ndim:
-            msg = f"stacked={leading}, but {name!r} has shape {leaf.shape}"
-            raise ValueError(msg)
+        leading = layers_of(name, leaf)
         rest = leaf.shape[leading:]
         columns = rest[-1] if len(rest) > 1 else 1
         rows = math.prod(rest[:-1]) if len(rest) > 1 else math.prod(rest)
@@ -128,8 +121,8 @@ def clip_by_spectral_norm(
 
     Args:
       max_norm: c, at least 0: a float, an array or a schedule. For SPECTRA, which clips updates, 1 to 10.
-      stacked: how many leading axes of a leaf count matrices: an integer, or a function
-        `stacked(path, leaf)` that returns one. The last axis are the columns, those between the rows.
+      stacked: how many leading axes of a leaf count matrices: an integer, a function
+        `stacked(path, leaf)`, or a tree of integers. The last axis are the columns, those between the rows.
       shape: "hard", "algebraic", "tanh", "arctan", "smooth", "normalize" (all singular values
         become c) or "drop".
       nonfinite: "zero" sets a matrix that is not finite to zero; "propagate" passes it on.

@@ -12,7 +12,16 @@ from novoclip.mesh import across_devices
 
 def is_measured(leaf: Any) -> bool:
     """Whether a leaf takes part in norms: real or complex numbers do, integers and float0 do not."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    # Typed keys of random numbers, in some states, have no result type.
+    return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
+
+
+def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
+    """Return the leaf in another dtype; finite numbers beyond its range become its largest."""
+    if jnp.finfo(dtype).bits < jnp.finfo(leaf.dtype).bits and not jnp.issubdtype(dtype, jnp.complexfloating):
+        largest = jnp.asarray(jnp.finfo(dtype).max, leaf.dtype)
+        leaf = jnp.where(jnp.isinf(leaf), leaf, jnp.clip(leaf, -largest, largest))
+    return leaf.astype(dtype)
 
 
 def path_name(path: Any) -> str:

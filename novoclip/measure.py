@@ -68,6 +68,9 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
         return per
     check_choice("per", per, PER)
     check_choice("norm", norm, NORMS)
+    if per == "element" and norm != "l2":
+        msg = f"norm={norm!r} has no effect on single numbers: leave it out with per='element'"
+        raise ValueError(msg)
     if per == "element":
         return Measure(absolute_values, replace_absolute_values, elementwise=True)
     if per == "unit":

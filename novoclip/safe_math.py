@@ -22,6 +22,15 @@ def _ratio_jvp(primals: Any, tangents: Any) -> Any:
     return quotient, (tangents[0] - quotient * tangents[1]) / primals[1]
 
 
+def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """Return numerator / denominator, where the inverse of the denominator may be too small for a number."""
+    # XLA may multiply by the inverse, which is flushed to 0 from 8.5e37 on in float32.
+    info = jnp.finfo(denominator.dtype)
+    far = denominator > jnp.asarray(2.0 ** (info.maxexp - 28), denominator.dtype)
+    by = jnp.where(far, jnp.asarray(2.0 ** -(info.maxexp // 2), denominator.dtype), 1)
+    return ratio(numerator * by, denominator * by)
+
+
 def square_root(total: jax.Array) -> jax.Array:
     """Return the square root, with a derivative of 0 at 0."""
     empty = total == 0  # and not `total > 0`, which would turn NaN into 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from novoclip.safe_math import ratio
+from novoclip.safe_math import wide_ratio
 
 Shape = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -36,7 +36,10 @@ def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
         usable = (limit > 0) & (limit < jnp.inf)
         safe = jnp.where(usable, limit, 1)
         # At a ratio of 1e18 every curve has reached 1 in float64 too; beyond, squares would overflow.
-        return jnp.where(usable, safe * curve(jnp.minimum(ratio(norm, safe), 1e18)), jnp.minimum(norm, limit))
+        bent = safe * curve(jnp.minimum(wide_ratio(norm, safe), 1e18))
+        # Far below the limit the curve is straight, and the ratio may be too small for a number.
+        straight = norm <= jnp.finfo(norm.dtype).eps * safe
+        return jnp.where(usable, jnp.where(straight, norm, bent), jnp.minimum(norm, limit))
 
     return shape
 

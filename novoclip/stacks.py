@@ -1,6 +1,7 @@
 """Which leaves stack several layers along their leading axes, as Flax's `nn.scan` does."""
 
 from collections.abc import Callable
+import numbers
 from typing import Any
 
 import jax
@@ -34,8 +35,9 @@ def resolve_stacked(stacked: Stacked) -> StackedOf:
 
 
 def _checked(entry: Any, name: str, leaf: Any) -> int:
-    if not isinstance(entry, int) or entry < 0:
-        msg = f"stacked must say how many leading axes count layers; got {entry!r} for {name!r}"
+    if not isinstance(entry, numbers.Integral) or entry < 0:
+        injected = "; under inject_hyperparams, name stacked in static_args" if isinstance(entry, jax.Array) else ""
+        msg = f"stacked must say how many leading axes count layers; got {entry!r} for {name!r}{injected}"
         raise TypeError(msg)
     if leaf is not None and entry > leaf.ndim:
         msg = f"stacked={entry}, but {name!r} has shape {leaf.shape}"

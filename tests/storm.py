@@ -5,7 +5,7 @@ import numpy as np
 SHAPES = {"a/bias": (3,), "a/kernel": (4, 3), "b/convolution": (2, 3, 2), "b/scale": ()}
 
 
-def storm(steps=60, seed=0):
+def storm(steps=200, seed=0):
     """A smooth start, one leaf zero at first, spikes, dips, a zero step, a NaN step, and a level shift."""
     generator = np.random.default_rng(seed)
     gradients = []

@@ -32,7 +32,7 @@ def assert_equals_oracle(rule, expected, gradients):
     for step, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
         updates, state = update(gradient, state)
         for name, leaf in wanted.items():
-            np.testing.assert_allclose(updates[name], leaf, rtol=1e-12, atol=1e-300, err_msg=f"step {step}, {name}")
+            np.testing.assert_allclose(updates[name], leaf, rtol=1e-10, atol=1e-300, err_msg=f"step {step}, {name}")
     return state
 
 
@@ -42,8 +42,10 @@ def check(rule, new_limit, per, norm="l2", shape="hard"):
     return assert_equals_oracle(rule, clipped(gradients, new_limit, blocks, norm, shape), gradients)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "max", "rms"])
-@pytest.mark.parametrize("per", PER)
+@pytest.mark.parametrize(
+    ("per", "norm"),
+    [(per, norm) for per in PER for norm in ("l1", "l2", "max", "rms") if per != "element" or norm == "l2"],
+)
 def test_clip_by_norm_is_its_formula(per, norm):
     check(novoclip.clip_by_norm(0.7, **measure(per, norm)), functools.partial(Constant, 0.7), per, norm)
 
@@ -74,7 +76,7 @@ def test_autoclip_is_its_formula_at_five_granularities(per):
 
 
 def test_every_number_of_a_memory_may_follow_a_schedule():
-    rising = lambda low, high: lambda step: low + (high - low) * step / 60  # noqa: E731
+    rising = lambda low, high: lambda step: low + (high - low) * step / 200  # noqa: E731
     number = rising(20.0, 90.0)
     check(novoclip.autoclip(number, window=7), lambda: AutoClip(number, 7), "tree")
     z, decay, top, eps = rising(1.5, 3.0), rising(0.8, 0.99), rising(4.0, 6.0), rising(1e-3, 1.0)
@@ -87,7 +89,7 @@ def test_every_number_of_a_memory_may_follow_a_schedule():
 
 
 def test_autoclip_with_a_window_as_long_as_the_run_is_the_authors():
-    check(novoclip.autoclip(10.0, window=60), functools.partial(AutoClip, 10.0, 10**9), "tree")
+    check(novoclip.autoclip(10.0, window=200), functools.partial(AutoClip, 10.0, 10**9), "tree")
 
 
 @pytest.mark.parametrize("mode", ["adaptive_scaling", "mean", "percentile"])

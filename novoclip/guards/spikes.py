@@ -140,7 +140,7 @@ def skip_spikes(
     ) -> tuple[optax.Updates, SpikeState]:
         reject_integers(updates)
         norm = tree.norms(updates)
-        finite = jnp.isfinite(norm)
+        finite = jnp.isfinite(norm.astype(state.norm.dtype))
 
         def judged(size: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
             seen = size.astype(state.norm.dtype)
@@ -157,7 +157,7 @@ def skip_spikes(
             spike = spike | (finite & (value > value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
-        learned = finite if learn == "all" else taken
+        learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(value_limit))
         held = jnp.where(released, jnp.minimum(norm, norm_limit.astype(norm.dtype)), norm)
         sent, memory = when(
             taken,

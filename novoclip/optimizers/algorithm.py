@@ -11,7 +11,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, reject_integers
+from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -144,11 +144,11 @@ def _transform(
         direction = finish(direction, step)
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
         return jax.tree.map(
-            lambda x: next(direction).astype(jnp.result_type(x)) if is_measured(x) else x, updates
+            lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
             steps=count_up(state.steps, jnp.array(True)),
             nonfinite=count_up(state.nonfinite, ~finite),
-            memory=jax.tree.map(lambda new, old: _narrow(new, old.dtype), memory, state.memory),
+            memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
             clip=if_finite(clip_state, state.clip),
         )
 
@@ -191,14 +191,6 @@ def _measured(tree: Any) -> list[Any]:
         for leaf in jax.tree.leaves(tree)
         if is_measured(leaf)
     ]
-
-
-def _narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
-    # One gradient beyond float16 must not leave a moment infinite for good.
-    if jnp.finfo(dtype).bits < 32:
-        largest = jnp.asarray(jnp.finfo(dtype).max, leaf.dtype)
-        leaf = jnp.clip(leaf, -largest, largest)
-    return leaf.astype(dtype)
 
 
 def _numbers(tree: Any, dtype: Any) -> Any:

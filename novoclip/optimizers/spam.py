@@ -28,6 +28,9 @@ def _spam(
     check_integer("delay", delay, low=0)
     check_integer("reset_every", reset_every, low=1)
     check_integer("warmup", warmup, low=0)
+    if delay >= reset_every:
+        msg = f"delay must be less than reset_every={reset_every}, or no spike is ever cut; got {delay}"
+        raise ValueError(msg)
     check_flag("restart_bias_correction", restart_bias_correction)
     adam = adam_algorithm(b1, b2, eps, 0.0, True, mu_dtype, None)
 
@@ -89,7 +92,7 @@ def scale_by_spam(
       b2: decay of v in [0, 1), likewise.
       eps: beside the root of v before its bias is corrected, at least 0, likewise.
       threshold: at least 0, in units of v, likewise.
-      delay: at least 0; under `inject_hyperparams` a static argument, as are the next two.
+      delay: at least 0, and less than `reset_every`; under `inject_hyperparams` a static argument, as are the next two.
       reset_every: at least 1.
       warmup: at least 0, and 0 for none.
       restart_bias_correction: whether the bias corrections begin anew with m and v. As published

@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_integer, check_number, rate_at
 from novoclip.clipping import clip
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure, resolve_blocks, resolve_measure
-from novoclip.safe_math import ratio
+from novoclip.safe_math import wide_ratio
 
 
 class AdaGCMemory(NamedTuple):
@@ -29,7 +29,8 @@ class AdaGCMemory(NamedTuple):
 def _adagc(
     lambda_rel: Schedulable, lambda_abs: Schedulable, decay: Schedulable, warmup: int, floor: Schedulable
 ) -> Limit:
-    check_number("lambda_rel", lambda_rel)
+    # Below 1 the limit would fall at every step, towards 0.
+    check_number("lambda_rel", lambda_rel, low=1.0)
     check_number("lambda_abs", lambda_abs)
     check_number("decay", decay, high=1.0)
     check_integer("warmup", warmup, low=1)
@@ -45,13 +46,11 @@ def _adagc(
         del param_norms, extra
         warm = memory.seen >= warmup
         total = whole.norms(norms)
-        share = ratio(norms, jnp.where(total > 0, total, 1))
-        # Where all of the gradient is within lambda_abs, this is above the block's own norm.
-        absolute = jnp.where(
-            total > value_at(lambda_abs, step, total, "lambda_abs"),
-            value_at(lambda_abs, step, norms, "lambda_abs") * share,
-            norms,
-        )
+        share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
+        most = value_at(lambda_abs, step, norms, "lambda_abs")
+        absolute = jnp.where(share > 0, most * share, 0)
+        # Where all of the gradient is within lambda_abs, this is above the block's own norm, but for rounding.
+        absolute = jnp.where(total <= most, jnp.maximum(absolute, norms), absolute)
         gamma = jnp.where(warm, memory.gamma, 1)
         relative = value_at(lambda_rel, step, norms, "lambda_rel") * gamma
         limits = jnp.where(warm, relative, absolute)
@@ -59,7 +58,7 @@ def _adagc(
         averaged = gamma + rate_at(decay, step, norms, "decay") * (let_through - gamma)
         learned = jnp.where(warm, averaged, jnp.minimum(memory.gamma, let_through))
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
-        return limits, choose(norms > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
+        return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
 
     return Limit(init, update)
 
@@ -86,7 +85,7 @@ def adagc(
     and the limit rises by 0.1 % a step at most: 1.5 and more for `lambda_rel` clips outliers only.
 
     Args:
-      lambda_rel: at least 0: a float, an array or a schedule.
+      lambda_rel: at least 1: a float, an array or a schedule.
       lambda_abs: limit of the whole gradient's norm in the warm-up, in its units, likewise.
       decay: of gamma, in [0, 1], likewise.
       warmup: how many norms of a block begin its gamma, at least 1.

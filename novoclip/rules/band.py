@@ -78,7 +78,8 @@ def _band(min_norm: Schedulable, max_norm: Schedulable) -> Limit:
     ) -> tuple[Any, Any]:
         del param_norms, extra
         low, high = value_at(min_norm, step, norms, "min_norm"), value_at(max_norm, step, norms, "max_norm")
-        return jnp.minimum(jnp.maximum(norms, low), high), memory
+        # 0 stands for an infinite norm too, and stays 0 otherwise.
+        return jnp.where(norms > 0, jnp.minimum(jnp.maximum(norms, low), high), high), memory
 
     return Limit(lambda _: (), update)
 

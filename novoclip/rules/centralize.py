@@ -11,7 +11,7 @@ import optax
 from novoclip.axes import Axes, resolve_axes, resolve_specs
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
-from novoclip.leaves import is_measured, path_name, reject_integers
+from novoclip.leaves import is_measured, narrow, path_name, reject_integers
 from novoclip.mesh import shards, shards_of
 from novoclip.rules.record import record
 
@@ -21,8 +21,8 @@ def centralize(
 ) -> optax.GradientTransformationExtraArgs:
     """Subtract from each output's gradient its mean over the inputs (gradient centralization).
 
-    u = g - mean(g), the mean being taken over `axes`, for leaves of two axes or more. An output
-    whose mean is not finite becomes zeros; so do such numbers in other leaves.
+    u = g - mean(g), the mean being taken over `axes`, for leaves of two axes or more with more than one
+    input. An output whose mean is not finite becomes zeros; so do such numbers in other leaves.
 
     Args:
       axes: as in `units`: the layout of the kernels, "flax" and "tensorflow" (outputs in the last
@@ -61,18 +61,21 @@ def centralize(
             return leaf
         leaf = jnp.asarray(leaf)
         zero = jnp.zeros((), leaf.dtype)
+        kept = jnp.where(jnp.isfinite(leaf), leaf, zero)
         if leaf.ndim < 2:
-            return jnp.where(jnp.isfinite(leaf), leaf, zero)
+            return kept
         name = path_name(path)
         over = reduced(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
         split = shards_of(name, leaf, spec_of.get(name))
         along = tuple(axis for place in over for axis in split[place])
+        if number * shards(along) == 1:
+            return kept  # one input alone is its own mean
         # Divided before the sum, which could overflow.
         mean = jnp.sum(wide / (number * shards(along)), axis=over, keepdims=True)
         mean = jax.lax.psum(mean, along) if along else mean
-        return jnp.where(jnp.isfinite(mean), (wide - mean).astype(leaf.dtype), zero)
+        return jnp.where(jnp.isfinite(mean), narrow(wide - mean, leaf.dtype), zero)
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.blocks import common_dtype
 from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_up, new_norm
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import constant
 from novoclip.measure import resolve_measure
+from novoclip.safe_math import wide_ratio
 
 
 def clippy(
@@ -65,19 +67,23 @@ def clippy(
     largest, rms = resolve_measure("tensor", "max"), resolve_measure("tensor", "rms")
     start = clip(largest, constant(1.0))
 
-    def excess(updates: optax.Updates, params: optax.Params, step: jax.Array) -> jax.Array:
-        sizes = rms.norms(params)
+    def excess(updates: optax.Updates, params: optax.Params, sizes: jax.Array, step: jax.Array) -> jax.Array:
+        """Return the largest of (|u| / max |u|) / allowed: without the first quotient it could be out of range."""
+        dtype = common_dtype([*_numbers(updates), *_numbers(params)])
+        number = jnp.zeros((), dtype)
         share, least, beside = (
-            value_at(value, step, jnp.zeros((), sizes.dtype), name)
+            value_at(value, step, number, name)
             for value, name in ((relative, "relative"), (floor, "floor"), (absolute, "absolute"))
         )
-        weights = iter(sizes)
+        tensors = iter(zip(rms.norms(params).astype(dtype), sizes.astype(dtype), strict=True))
 
         def each(u: Any, w: Any) -> Any:
             if not is_measured(u):
                 return u
-            weight = jnp.maximum(jnp.abs(w).astype(sizes.dtype), least * next(weights))
-            return jnp.abs(u).astype(sizes.dtype) / (share * weight + beside)
+            typical, size = next(tensors)
+            weight = jnp.maximum(jnp.abs(w).astype(dtype), least * typical)
+            part = wide_ratio(jnp.abs(u).astype(dtype), jnp.broadcast_to(jnp.where(size > 0, size, 1), jnp.shape(u)))
+            return part / (share * weight + beside)
 
         return largest.norms(jax.tree.map(each, updates, params))
 
@@ -89,10 +95,20 @@ def clippy(
         if params is None:
             msg = "clippy compares updates with the parameters: call update(updates, state, params)"
             raise ValueError(msg)
-        norms = excess(updates, params, state.steps)
+        sizes = largest.norms(updates)
+        finite = jnp.isfinite(sizes)
+        parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
+        parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
+        sizes = sizes.astype(parts.dtype)
+        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), jnp.inf)
+        rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
+        norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
         limits = jnp.ones_like(norms)
-        rescaled = largest.rescale(updates, norms, new_norm(norms, limits, "hard", nonfinite, elementwise=False))
         state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), norms, limits)
         return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
 
     return optax.GradientTransformationExtraArgs(start.init, update)
+
+
+def _numbers(tree: Any) -> list[jax.Array]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_measured(leaf)]

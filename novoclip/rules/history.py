@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.arguments import check_integer
 from novoclip.limits import choose
+from novoclip.safe_math import wide_ratio
 
 
 class HistoryMemory(NamedTuple):
@@ -59,7 +60,7 @@ def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax
     filled = jnp.sum(present, axis=0).astype(history.dtype)
     # Divided by the largest, so that squares stay in range.
     largest = jnp.max(jnp.abs(entries), axis=0)
-    scaled = entries / jnp.where(largest > 0, largest, 1)[None]
+    scaled = wide_ratio(entries, jnp.broadcast_to(jnp.where(largest > 0, largest, 1), entries.shape))
     mean = jnp.sum(scaled, axis=0) / jnp.maximum(filled, 1)
     squares = jnp.where(present, jnp.square(scaled - mean[None]), 0)
     deviation = jnp.sqrt(jnp.sum(squares, axis=0) / jnp.maximum(filled, 1))

@@ -50,9 +50,17 @@ def qk_clip(
     References:
       Kimi Team, `Kimi K2: Open agentic intelligence <https://arxiv.org/abs/2507.20534>`_, 2025.
     """
+    for name, number in (("threshold", threshold), ("balance", balance)):
+        if callable(number):
+            msg = f"{name} must be a number; got {number!r}"
+            raise TypeError(msg)
     check_number("threshold", threshold, exclude_low=True)
     check_number("balance", balance, high=1.0)
+    if not all(-kernel.ndim <= head_axis < kernel.ndim for kernel in (query, key)):
+        msg = f"head_axis={head_axis} is no axis of kernels of shape {query.shape} and {key.shape}"
+        raise ValueError(msg)
     logits = jnp.asarray(max_logits)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     heads, key_heads = query.shape[head_axis], key.shape[head_axis]
     if logits.shape != (heads,):
         msg = f"max_logits must have one entry for each of the {heads} query heads; got shape {logits.shape}"

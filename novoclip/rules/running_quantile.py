@@ -47,7 +47,7 @@ def running_quantile(
       rate: above 0: a float, an array or a schedule. A smaller one finds the quantile later, and
         more exactly.
       form: "geometric" or "arithmetic".
-      initial: c_1, above 0, or None: the first norm that is not 0.
+      initial: c_1, above 0 and finite, or None: the first norm that is not 0.
 
     Returns:
       A Limit with a `QuantileMemory`.
@@ -71,7 +71,7 @@ def running_quantile(
     check_number("rate", rate, exclude_low=True)
     check_choice("form", form, FORMS)
     if initial is not None:
-        check_number("initial", initial, exclude_low=True)
+        check_number("initial", initial, exclude_low=True, exclude_high=True)
     geometric = form == "geometric"
 
     def init(norms: Any) -> QuantileMemory:

@@ -84,9 +84,10 @@ def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = stack if jnp.iscomplexobj(stack) else stack.astype(dtype)
     largest = jnp.max(jnp.abs(wide), axis=(1, 2), keepdims=True, initial=0)
     usable = jnp.isfinite(largest) & (largest > 0)
-    return jnp.where(
-        usable, wide / jnp.where(usable, largest, 1).astype(wide.dtype), jnp.zeros((), wide.dtype)
-    ), largest[:, :, 0]
+    by = jnp.where(usable, largest, 1)
+    shrink = jnp.where(by > 2.0**100, 2.0**-100, 1.0).astype(dtype)  # the inverse itself may be too small for a number
+    scaled = (wide * shrink.astype(wide.dtype)) / (by * shrink).astype(wide.dtype)
+    return jnp.where(usable, scaled, jnp.zeros((), wide.dtype)), largest[:, :, 0]
 
 
 def _values(stack: jax.Array) -> jax.Array:
@@ -100,9 +101,14 @@ def _values(stack: jax.Array) -> jax.Array:
 def _with_values(stack: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     if not stack.size:
         return stack
-    left, _, right = jnp.linalg.svd(_scaled(stack)[0], full_matrices=False)
+    scaled, largest = _scaled(stack)
+    left, _, right = jnp.linalg.svd(scaled, full_matrices=False)
+    # What is nothing but rounding beside the largest has no direction, and must not be made larger.
+    noise = old <= max(stack.shape[1:]) * jnp.finfo(old.dtype).eps * jnp.max(old, axis=1, keepdims=True)
+    new = jnp.where(noise, jnp.minimum(old, new), new)
     rebuilt = (left * new[:, None, :].astype(left.dtype)) @ right
-    same = jnp.all(old == new, axis=1)[:, None, None]
+    lost = ~jnp.isfinite(largest) & jnp.any(new != 0, axis=1, keepdims=True)  # let through as it came
+    same = (jnp.all(old == new, axis=1, keepdims=True) | lost)[:, :, None]
     return jnp.where(same, stack, rebuilt.astype(stack.dtype))
 
 

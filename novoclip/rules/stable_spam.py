@@ -153,8 +153,9 @@ def adagn(
     u_t = (g_t / n_t) a_t / (sqrt(b_t) + eps), with a and b the running means of n and n^2,
     corrected for their biases. The new norm is a number near 1 without units: the optimizer behind has
     to be one that no scale changes, such as Adam, or its learning rate chosen anew. A spike, however
-    large, gets a norm of at most (1 - b1) / sqrt(1 - b2), 0.95 with these numbers. Norms of 0 are
-    passed over.
+    large, gets a norm of at most (1 - b1) / sqrt(1 - b2), 0.95 with these numbers, but a then forgets it sooner
+    than b: after one of 1000 times the next hundred steps are short, down to 0.01. `adaclip` in front
+    prevents that. Norms of 0 are passed over.
 
     Args:
       b1: decay of a, in [0, 1]: a float, an array or a schedule.

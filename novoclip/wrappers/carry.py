@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.clipping import count_up
-from novoclip.leaves import is_measured, reject_integers
+from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.measure import resolve_measure
 from novoclip.mesh import zeros_like
 from novoclip.wrappers.inner import checked_inner, wide_dtype
@@ -141,11 +141,13 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
         numbers = iter(jax.tree.leaves(sent))
         # What is carried is found from the updates as they leave, rounded to the gradients' dtypes.
         sent = jax.tree.map(
-            lambda x: jnp.where(finite, next(numbers), 0).astype(jnp.result_type(x)) if is_measured(x) else x, updates
+            lambda x: narrow(jnp.where(finite, next(numbers), 0), jnp.result_type(x)) if is_measured(x) else x, updates
         )
         carry = carry_of(jax.tree.map(_widened, sent))
         carry, memory = jax.tree.map(
-            lambda new, old: jnp.where(finite, new.astype(old.dtype), old), (carry, memory), (state.carry, state.inner)
+            lambda new, old: jnp.where(finite, new if new.dtype == old.dtype else new.astype(old.dtype), old),
+            (carry, memory),
+            (state.carry, state.inner),
         )
         steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
         return sent, CarryState(steps, nonfinite, carry, memory)

@@ -88,25 +88,35 @@ def _merged(states: Any, before: Any) -> Any:
 
     def merge(new: Any, old: Any) -> Any:
         if not isinstance(new, ClipState):
-            return _moved(new, old)
-        statistics = jax.tree.map(lambda leaf: _mean(leaf) if is_measured(leaf) else jnp.max(leaf, axis=0), new)
-        return statistics._replace(memory=jax.tree.map(_moved, new.memory, old.memory))
+            return _mean(new)
+        statistics = jax.tree.map(_mean, new)
+        if isinstance(new.norms, tuple):  # one memory a number: moved are those that differ
+            return statistics._replace(
+                memory=jax.tree.map(lambda a, b: _mean_of(a, b, a != b[None]), new.memory, old.memory)
+            )
+        known = jnp.isfinite(new.norms) & (new.norms > 0)
+
+        def blocks(a: jax.Array, b: jax.Array) -> jax.Array:
+            extra = (1,) * (b.ndim - (known.ndim - 1))
+            return _mean_of(a, b, jnp.broadcast_to(known.reshape(known.shape[:1] + extra + known.shape[1:]), a.shape))
+
+        return statistics._replace(memory=jax.tree.map(blocks, new.memory, old.memory))
 
     return jax.tree.map(merge, states, before, is_leaf=lambda node: isinstance(node, ClipState))
 
 
-def _moved(leaf: jax.Array, old: jax.Array) -> jax.Array:
-    """Return the mean of what the examples make of a number, those left out that do not move it."""
+def _mean_of(leaf: jax.Array, old: jax.Array, moved: jax.Array) -> jax.Array:
+    """Return the mean over the examples that moved a memory: those of zeros, and not finite, leave it as it is."""
+    count = jnp.sum(moved, axis=0)
     if not is_measured(leaf):
-        return jnp.max(leaf, axis=0)
-    # An example of zeros leaves a memory as it is, which is infinite at first.
-    moves = leaf != old[None]
-    count = jnp.sum(moves, axis=0)
-    wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
-    total = jnp.sum(jnp.where(moves, wide, 0) / jnp.maximum(count, 1).astype(wide.dtype)[None], axis=0)
-    return jnp.where(count > 0, total.astype(leaf.dtype), old)
+        # Counters, which all examples that moved have in common.
+        return jnp.where(count > 0, jnp.max(jnp.where(moved, leaf, jnp.iinfo(leaf.dtype).min), axis=0), old)
+    parts = jnp.where(moved, leaf, 0) / jnp.maximum(count, 1).astype(leaf.dtype)[None]
+    return jnp.where(count > 0, jnp.sum(parts, axis=0), old)
 
 
 def _mean(leaf: jax.Array) -> jax.Array:
+    if not is_measured(leaf):
+        return jnp.max(leaf, axis=0) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf[0]
     wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
     return jnp.sum(wide / leaf.shape[0], axis=0).astype(leaf.dtype)

@@ -10,6 +10,8 @@ from novoclip.blocks import accumulation_dtype
 
 def checked_inner(inner: Any) -> optax.GradientTransformationExtraArgs:
     """Return the transform, or raise a TypeError if it is none."""
+    if isinstance(inner, optax.MultiSteps):  # which takes extra arguments, though its type does not say so
+        inner = optax.GradientTransformationExtraArgs(inner.init, inner.update)
     if not (hasattr(inner, "init") and hasattr(inner, "update")):
         msg = f"inner must be a GradientTransformation, such as clip_by_global_norm(1.0); got {inner!r}"
         raise TypeError(msg)

@@ -157,7 +157,7 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
 
 def _sum(one: jax.Array, other: jax.Array) -> jax.Array:
     # Gradients may be wider than the parameters that the carry was made for.
-    dtype = jnp.promote_types(one.dtype, other.dtype)
+    dtype = max((one.dtype, other.dtype), key=lambda kind: jnp.finfo(kind).bits)
     return one.astype(dtype) + other.astype(dtype)
 
 

@@ -144,9 +144,19 @@ def kept_where_not_finite(limit: Limit) -> Limit:
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(finite & ~jnp.isnan(limits), learned, memory)
+        known = finite & ~jnp.isnan(limits) & _without_nan(learned, norms.ndim)
+        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params)
+
+
+def _without_nan(memory: Any, dimensions: int) -> jax.Array:
+    """Return for which blocks no number of a memory is NaN, which a number in a Limit's formula may make it."""
+    known = jnp.array(True)
+    for array in jax.tree.leaves(memory):
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(array.ndim - dimensions)))
+    return known
 
 
 def _dtype_of(memory: Any, otherwise: Any) -> Any:

@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Number, Schedulable, check_choice, check_number
 from novoclip.measure import resolve_measure
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import divide, over_tensors, real_zeros
+from novoclip.optimizers.moments import block_sizes, divide, over_tensors, real_zeros
 from novoclip.safe_math import hypotenuse
 
 GRANULARITIES = ("element", "tensor", "tree")
@@ -44,7 +44,8 @@ def _adagrad(
         del step
         if per == "element":
             return AdagradMemory(jax.tree.map(lambda g, r: hypotenuse(r, jnp.abs(g)), gradients, memory.root))
-        return AdagradMemory(hypotenuse(memory.root, blocks.norms(gradients)))
+        root = hypotenuse(memory.root, block_sizes(blocks, gradients))
+        return AdagradMemory(jnp.minimum(root, jnp.finfo(root.dtype).max))
 
     def direction(gradients: Any, memory: AdagradMemory, step: Step) -> Any:
         roots = memory.root

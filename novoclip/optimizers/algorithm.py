@@ -11,7 +11,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
+from novoclip.leaves import all_finite, is_measured, narrow, path_name, reject_integers
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -37,9 +37,15 @@ class Step(NamedTuple):
         return value_at(value, self.number, jnp.zeros((), self.dtype), name)
 
     def decay(self, value: Schedulable, name: str) -> tuple[jax.Array, jax.Array]:
-        """Return (decay, 1 - decay), the latter not from the rounded former where it can be had."""
+        """Return (decay, 1 - decay), the latter not from the rounded former where it can be had.
+
+        A decay that is NaN, as a schedule may be, counts as 1: nothing is learned.
+        """
         decay = self.value(value, name)
-        return decay, self.value(1.0 - value, name) if isinstance(value, float | int) else 1 - decay
+        if isinstance(value, float | int):
+            return decay, self.value(1.0 - value, name)
+        decay = jnp.where(jnp.isnan(decay), 1, decay)
+        return decay, 1 - decay
 
 
 class Algorithm(NamedTuple):
@@ -90,7 +96,7 @@ def optimizer(
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optimizer of an Algorithm: minus the learning rate times its direction."""
-    check_number("learning_rate", learning_rate)
+    check_number("learning_rate", learning_rate, exclude_high=True)
 
     def finish(updates: Any, step: Step) -> Any:
         rate = step.value(learning_rate, "learning_rate")
@@ -137,11 +143,14 @@ def _transform(
 
         if decay == "coupled":
             gradients = pull(gradients, step)
-        memory = if_finite(algorithm.learn(gradients, before, step), before)
+        learned = algorithm.learn(gradients, before, step)
+        _check_shapes(learned, before)
+        memory = if_finite(learned, before)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
             direction = pull(direction, step)
         direction = finish(direction, step)
+        _check_shapes(direction, _numbers(updates, dtype))
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
         return jax.tree.map(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
@@ -153,6 +162,14 @@ def _transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_shapes(found: Any, expected: Any) -> None:
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        if one.shape != other.shape:
+            msg = f"{path_name(path)!r} has shape {one.shape} after this step and {other.shape} before: gradients "
+            msg += "must have the shapes of the parameters given to init"
+            raise ValueError(msg)
 
 
 def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from novoclip.measure import Measure
 from novoclip.mesh import zeros_like
 from novoclip.safe_math import hypotenuse, ratio
 
@@ -71,6 +72,12 @@ def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any
         return ratio(jnp.where(empty, 0, x), jnp.where(empty, 1, size))
 
     return jax.tree.map(quotient, numbers, roots)
+
+
+def block_sizes(measure: Measure, tree: Any) -> jax.Array:
+    """Return the norms of blocks; of finite numbers whose norm is beyond the range of numbers, the largest."""
+    norms = measure.norms(tree)
+    return jnp.minimum(norms, jnp.finfo(norms.dtype).max)
 
 
 def over_tensors(vector: jax.Array, like: Any) -> Any:

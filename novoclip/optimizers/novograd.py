@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number
 from novoclip.measure import resolve_measure
 from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import divide, over_tensors, real_zeros, root_average, zeros
+from novoclip.optimizers.moments import block_sizes, divide, over_tensors, real_zeros, root_average, zeros
 
 
 class NovoGradMemory(NamedTuple):
@@ -44,11 +44,11 @@ def _novograd(
         return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(jax.eval_shape(tensors.norms, shapes)))
 
     def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
-        norms = tensors.norms(gradients)
+        norms = block_sizes(tensors, gradients)
         root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
         pulled = divide(gradients, over_tensors(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
-        by = step.value(b1, "b1")
+        by, _ = step.decay(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)
 
     def direction(gradients: Any, memory: NovoGradMemory, step: Step) -> Any:

@@ -21,7 +21,8 @@ def _nsgd(gamma: Schedulable, normalize: str, per: str | Measure, mu_dtype: Any)
 
     def of_length_one(tree: Any) -> Any:
         norms = measure.norms(tree)
-        return measure.rescale(tree, norms, jnp.where(norms > 0, 1, norms))
+        # Blocks whose norm is beyond the range of numbers become zeros, as in the rules.
+        return measure.rescale(tree, norms, jnp.where(jnp.isfinite(norms) & (norms > 0), 1, 0))
 
     def learn(gradients: Any, memory: MomentumMemory, step: Step) -> MomentumMemory:
         return velocity.learn(gradients if after else of_length_one(gradients), memory, step)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.measure import resolve_measure
 from novoclip.mesh import global_size
-from novoclip.optimizers.moments import Decay, ones_average, over_tensors, root_average
+from novoclip.optimizers.moments import Decay, block_sizes, ones_average, over_tensors, root_average
 from novoclip.safe_math import ratio
 
 ELEMENTS = resolve_measure("element")
@@ -55,7 +55,7 @@ def proportional(gradients: Any, root: Any, weight: Any, per: str, decay: Decay,
 
 def sizes_of(gradients: Any, per: str) -> Any:
     """Return what v averages: moduli, or the tensors' norms."""
-    return jax.tree.map(jnp.abs, gradients) if per == "element" else TENSORS.norms(gradients)
+    return jax.tree.map(jnp.abs, gradients) if per == "element" else block_sizes(TENSORS, gradients)
 
 
 def each_of(root: Any, like: Any, per: str) -> Any:

@@ -88,8 +88,9 @@ def check_contract(subject: Subject) -> None:
         if check.applies(subject):
             try:
                 check.run(subject)
-            except AssertionError as error:
-                msg = f"{check.name}: {error}"
+            except Exception as error:
+                kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+                msg = f"{check.name}: {kind}{error}"
                 raise AssertionError(msg) from error
 
 

@@ -156,6 +156,9 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
 
 
 def _sum(one: jax.Array, other: jax.Array) -> jax.Array:
+    if one.shape != other.shape:
+        msg = f"gradients must have the shapes of the parameters given to init; got {one.shape} for {other.shape}"
+        raise ValueError(msg)
     # Gradients may be wider than the parameters that the carry was made for.
     dtype = max((one.dtype, other.dtype), key=lambda kind: jnp.finfo(kind).bits)
     return one.astype(dtype) + other.astype(dtype)

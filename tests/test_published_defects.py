@@ -50,7 +50,7 @@ def test_a_floor_frees_a_tensor_from_the_tiny_gradients_of_adagcs_warmup():
 
 def test_the_bias_of_adaclip_is_corrected_by_its_own_counter():
     gradients = jnp.where(jnp.arange(40) == 21, 10.0, 1.0)
-    rule = optax.chain(novoclip.adaclip(), novoclip.scale_by_spam(reset_every=20))
+    rule = optax.chain(novoclip.adaclip(), novoclip.scale_by_spam(reset_every=20, delay=5))
     _, states = run(rule, gradients)
     limits = np.ravel(states[0].limits)
     mean = 31 / 22  # of 21 ones and the spike; the decay of 0.999 hardly weighs them

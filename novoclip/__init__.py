@@ -84,7 +84,7 @@ from novoclip.rules import (
 )
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
 from novoclip.telemetry import metrics
-from novoclip.wrappers import CarryState, DelayedState, clip21, per_example, start_after, uclip
+from novoclip.wrappers import CarryState, DelayedState, across_shards, clip21, per_example, start_after, uclip
 
 __all__ = [
     "ACClipMemory",
@@ -113,6 +113,7 @@ __all__ = [
     "SpikeState",
     "ZScoreMemory",
     "acclip",
+    "across_shards",
     "adaclip",
     "adagc",
     "adagn",

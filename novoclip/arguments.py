@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from novoclip.mesh import placed_like
+
 Number = float | np.ndarray | jax.Array
 Schedulable = Number | Callable[[jax.Array], Number]
 
@@ -26,7 +28,7 @@ def check_number(
     exclude_low: bool = False,
     exclude_high: bool = False,
 ) -> None:
-    """Raise unless `value` is a schedule, a JAX array, or a number in [low, high]."""
+    """Raise unless `value` is a schedule, a traced array, or a number in [low, high]."""
     if callable(value):
         return
     brackets = "(" if exclude_low else "[", ")" if exclude_high else "]"
@@ -44,7 +46,7 @@ def check_number(
     if len(shape) > 1:
         msg = f"{name} must be a scalar or a vector with one entry a block; got shape {shape}"
         raise ValueError(msg)
-    if isinstance(value, jax.Array):
+    if isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return
     array = np.asarray(value)
     above = (array > low) if exclude_low else (array >= low)
@@ -90,7 +92,7 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
     if number.ndim and number.shape != like.shape:
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
-    return jnp.broadcast_to(number, like.shape)
+    return placed_like(jnp.broadcast_to(number, like.shape), like)
 
 
 def rate_at(decay: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:

@@ -10,7 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.mesh import Shards, across_devices, own_slices, shards, varying_axes, whole_slices
+from novoclip.mesh import Shards, across_devices, own_slices, placed_like, shards, whole, whole_slices
 from novoclip.ranges import RANGES
 from novoclip.safe_math import ratio, square_root
 
@@ -25,12 +25,14 @@ class Layout(NamedTuple):
       axes: the axes of each leaf that its norm is taken over.
       form: what the norms become: one "scalar"; a vector with an entry a block
         ("stack"); or one with an entry for each slice that is left of a leaf ("concatenate").
+      over: for the first two forms, the mesh axes that each leaf is split over.
       shards: for "concatenate", the mesh axes that each axis of each leaf is split over.
     """
 
     block_of: tuple[int, ...]
     axes: tuple[tuple[int, ...], ...]
     form: str
+    over: tuple[tuple[str, ...], ...] = ()
     shards: tuple[Shards, ...] = ()
 
 
@@ -55,10 +57,16 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     return _root_norms(leaves, layout, norm)
 
 
+def length(vector: jax.Array) -> jax.Array:
+    """Return the Euclidean norm of a vector, or of a scalar, that is the same on every device."""
+    layout = Layout((0,), (tuple(range(vector.ndim)),), "scalar", over=((),))
+    return block_norms([vector], layout, "l2")
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
     if layout.form == "scalar":
-        leaves, layout = _stack_small(leaves)
+        leaves, layout = _stack_small(leaves, layout)
     dtype = common_dtype(leaves)
     ranges = RANGES[jnp.finfo(dtype).bits]
     sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
@@ -95,16 +103,19 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     return norms, _assemble(_reduce(products, layout, jnp.sum), layout, norms.dtype) / sizes
 
 
-def _stack_small(leaves: list[jax.Array]) -> tuple[list[jax.Array], Layout]:
+def _stack_small(leaves: list[jax.Array], layout: Layout) -> tuple[list[jax.Array], Layout]:
     """Stack small leaves of one shape and dtype: XLA's compile time grows faster than their number."""
     alike: dict[Any, list[jax.Array]] = {}
-    for leaf in leaves:
-        alike.setdefault((leaf.shape, leaf.dtype, varying_axes(leaf)), []).append(leaf)
+    for leaf, axes in zip(leaves, layout.over, strict=True):
+        alike.setdefault((jax.typeof(leaf), axes), []).append(leaf)
     stacked: list[jax.Array] = []
-    for group in alike.values():
+    over: list[tuple[str, ...]] = []
+    for (_, axes), group in alike.items():
         stack = len(group) >= 16 and group[0].size <= 1024
         stacked += [jnp.stack(group)] if stack else group
-    return stacked, Layout((0,) * len(stacked), tuple(tuple(range(leaf.ndim)) for leaf in stacked), "scalar")
+        over += [axes] * (1 if stack else len(group))
+    all_axes = tuple(tuple(range(leaf.ndim)) for leaf in stacked)
+    return stacked, Layout((0,) * len(stacked), all_axes, "scalar", over=tuple(over))
 
 
 def _product(leaf: jax.Array, tangent: jax.Array, by: jax.Array) -> jax.Array:
@@ -159,7 +170,10 @@ def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
         scaled = jnp.where(jnp.isinf(leaf), scaled, jnp.clip(scaled, -largest, largest))
-    return jnp.where(factor == 0, jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
+    dropped = factor == 0
+    if dropped.ndim:
+        dropped = placed_like(jnp.broadcast_to(dropped, leaf.shape), leaf)
+    return jnp.where(dropped, jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
 
 
 def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
@@ -184,8 +198,8 @@ def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat([max(a * b, 1) for a, b in zip(sizes, along, strict=True)], slices), dtype)
     counts = [0] * _block_count(layout)
-    for leaf, block, size in zip(leaves, layout.block_of, sizes, strict=True):
-        counts[block] += size * shards(varying_axes(leaf))
+    for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
+        counts[block] += size * shards(axes)
     counts = [max(count, 1) for count in counts]
     return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1, dtype)
 
@@ -204,7 +218,7 @@ def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.A
         ]
     reduced = [combine(part, axis=axes) for part, axes in zip(parts, layout.axes, strict=True)]
     members: list[list[jax.Array]] = [[] for _ in range(_block_count(layout))]
-    for part, block in zip(across_devices(reduced, combine), layout.block_of, strict=True):
+    for part, block in zip(across_devices(reduced, layout.over, combine), layout.block_of, strict=True):
         members[block].append(part)
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
 
@@ -214,7 +228,7 @@ def _assemble(blocks: list[jax.Array], layout: Layout, dtype: Any) -> jax.Array:
         return blocks[0] if blocks else jnp.zeros((), dtype)
     if not blocks:
         return jnp.zeros((0,), dtype)
-    return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([x.reshape(-1) for x in blocks])
+    return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([whole(x).reshape(-1) for x in blocks])
 
 
 def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:

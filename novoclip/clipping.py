@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.leaves import is_measured, reject_integers
+from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
 from novoclip.measure import PER, Measure, resolve_measure
-from novoclip.mesh import across_devices, global_size
+from novoclip.mesh import across_devices, leaf_axes, shapes_of, shards
 from novoclip.shapes import SHAPES
 
 NONFINITE = ("zero", "propagate")
@@ -100,7 +100,7 @@ def clip(
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
 
     def init(params: optax.Params) -> ClipState:
-        norms = jax.eval_shape(measure.norms, params)
+        norms = jax.eval_shape(measure.norms, params) if blockwise else shapes_of(measure.norms, params)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
@@ -128,7 +128,7 @@ def clip(
         rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
         state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
         if counting and not blockwise:
-            state = advance_element_counts(state, jax.tree.leaves(seen), jax.tree.leaves(limits))
+            state = advance_element_counts(state, seen, limits)
         elif counting:
             state = advance_counts(state, norms, limits)
         if blockwise:
@@ -167,17 +167,23 @@ def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> Cli
     )
 
 
-def advance_element_counts(state: ClipState, norms: list[jax.Array], limits: list[jax.Array]) -> ClipState:
+def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipState:
     """Return the state with this step's numbers counted, or the step as not finite if any is not."""
+
     # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
     # writes out before it sums. n - n is 0, and NaN where n is not finite.
-    excess = [n - jnp.minimum(c, jnp.finfo(c.dtype).max) for n, c in zip(norms, limits, strict=True)]
-    terms = [jnp.sum(jnp.sign(jnp.abs(d) + d) + (n - n)) for n, d in zip(norms, excess, strict=True)]
-    terms = across_devices(terms, jnp.sum)
-    beyond = sum((term.astype(jnp.float32) for term in terms), jnp.zeros((), jnp.float32))
+    def term(n: jax.Array, c: jax.Array) -> jax.Array:
+        excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
+        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) + (n - n))
+
+    leaves = named_leaves(norms)
+    over = [leaf_axes(*leaf) for leaf in leaves]
+    terms = across_devices(jax.tree.leaves(jax.tree.map(term, norms, limits)), over, jnp.sum)
+    size = sum(leaf.size * shards(axes) for (_, leaf), axes in zip(leaves, over, strict=True))
+    beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / max(sum(global_size(n) for n in norms), 1), state.fraction),
+        fraction=jnp.where(finite, beyond / max(size, 1), state.fraction),
         clipped=count_up(state.clipped, finite & (beyond > 0)),
         nonfinite=count_up(state.nonfinite, ~finite),
     )

@@ -1,5 +1,6 @@
 """Leaves of gradient trees: which of them hold numbers, what they are called, whether they are finite."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,9 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from novoclip.mesh import across_devices
+from novoclip.mesh import across_devices, leaf_axes
+
+NamedLeaf = tuple[str, jax.Array]
 
 
 def is_measured(leaf: Any) -> bool:
@@ -31,6 +34,25 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def named_leaves(tree: Any) -> list[NamedLeaf]:
+    """Return the leaves that hold numbers, with their paths."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return [(path_name(path), jnp.asarray(leaf)) for path, leaf in found if is_measured(leaf)]
+
+
+def entry_for(prefix: Any) -> Callable[[str, Any], Any]:
+    """Return the function of (path, leaf) that finds the entry of a tree which is a prefix of the parameters."""
+    entries = {path_name(path): entry for path, entry in jax.tree_util.tree_leaves_with_path(prefix)}
+
+    def find(name: str, _: Any) -> Any:
+        # An entry holds for all leaves below its path; where there is none, as under None, it is False.
+        parts = name.split("/")
+        above = ("/".join(parts[:end]) for end in range(len(parts), -1, -1))
+        return next((entries[path] for path in above if path in entries), False)
+
+    return find
+
+
 def reject_integers(updates: optax.Updates) -> None:
     """Raise if a gradient is of integers, and name it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
@@ -41,8 +63,8 @@ def reject_integers(updates: optax.Updates) -> None:
 
 def finite_leaves(tree: Any) -> jax.Array:
     """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_measured(leaf)]
-    totals = across_devices([_finite_total(leaf) for leaf in leaves], jnp.sum)
+    leaves = named_leaves(tree)
+    totals = across_devices([_finite_total(leaf) for _, leaf in leaves], [leaf_axes(*x) for x in leaves], jnp.sum)
     return jnp.isfinite(jnp.stack(totals)) if leaves else jnp.zeros((0,), bool)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
-from novoclip.mesh import vary
+from novoclip.mesh import placed_like
 
 
 class LimitUpdate(Protocol):
@@ -120,7 +120,11 @@ def tighter(*limits: Limit) -> Limit:
 
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(jnp.broadcast_to(condition, b.shape), a, b), new, old)
+
+    def each(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(placed_like(jnp.broadcast_to(condition, b.shape), b), a, b)
+
+    return jax.tree.map(each, new, old)
 
 
 def kept_where_not_finite(limit: Limit) -> Limit:
@@ -136,8 +140,8 @@ def kept_where_not_finite(limit: Limit) -> Limit:
             if array.shape[array.ndim - len(norms.shape) :] != norms.shape:
                 msg = f"a Limit's memory must end in the norms' shape {norms.shape}; got an array of {array.shape}"
                 raise ValueError(msg)
-        # Norms of single numbers vary over the devices of a mesh as the numbers do.
-        return jax.tree.map(lambda array: vary(array, norms), memory)
+        # Norms of single numbers lie on the devices of a mesh as the numbers do.
+        return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         seen = norms.astype(_dtype_of(memory, norms.dtype))

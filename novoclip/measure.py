@@ -4,20 +4,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
 from novoclip.axes import Axes, resolve_axes, resolve_specs
 from novoclip.blocks import NORMS, Layout, block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
-from novoclip.leaves import is_measured, path_name
-from novoclip.mesh import shards_of
+from novoclip.leaves import NamedLeaf, is_measured, named_leaves
+from novoclip.mesh import leaf_axes, shards_of
 from novoclip.stacks import Stacked, resolve_stacked
 
 PER = ("tree", "tensor", "unit", "element")
-
-NamedLeaf = tuple[str, jax.Array]
 
 
 class Measure(NamedTuple):
@@ -76,8 +73,8 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     if per == "unit":
         return units("flax", norm=norm)
     if per == "tensor":
-        return _measure(lambda leaves: Layout(_each(leaves), _all_axes(leaves), "stack"), norm)
-    return _measure(lambda leaves: Layout((0,) * len(leaves), _all_axes(leaves), "scalar"), norm)
+        return _measure(lambda leaves: _whole_leaves(_each(leaves), leaves, "stack"), norm)
+    return _measure(lambda leaves: _whole_leaves((0,) * len(leaves), leaves, "scalar"), norm)
 
 
 def resolve_blocks(per: str | Measure, norm: str = "l2") -> Measure:
@@ -121,7 +118,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
                 msg = f"label_of must return a string; got {label!r} for {path!r}"
                 raise TypeError(msg)
         order = list(dict.fromkeys(labels))
-        return Layout(tuple(order.index(label) for label in labels), _all_axes(leaves), "stack")
+        return _whole_leaves(tuple(order.index(label) for label in labels), leaves, "stack")
 
     return _measure(layout, norm)
 
@@ -199,16 +196,12 @@ def units(
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
         split = tuple(shards_of(name, leaf, spec_of.get(name)) for name, leaf in leaves)
-        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", split)
+        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=split)
 
     return _measure(layout, norm)
 
 
 def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
-    def named_leaves(tree: optax.Updates) -> list[NamedLeaf]:
-        found = jax.tree_util.tree_leaves_with_path(tree)
-        return [(path_name(path), jnp.asarray(leaf)) for path, leaf in found if is_measured(leaf)]
-
     def norms(tree: optax.Updates) -> jax.Array:
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
@@ -221,8 +214,9 @@ def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measu
     return Measure(norms, rescale)
 
 
-def _all_axes(leaves: list[NamedLeaf]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(range(leaf.ndim)) for _, leaf in leaves)
+def _whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:
+    axes = tuple(tuple(range(leaf.ndim)) for _, leaf in leaves)
+    return Layout(block_of, axes, form, over=tuple(leaf_axes(*leaf) for leaf in leaves))
 
 
 def _each(leaves: list[NamedLeaf]) -> tuple[int, ...]:

@@ -2,18 +2,24 @@
 
 There JAX records in the type of an array over which mesh axes its values vary. What does not vary is
 the same on every device, and counted once. Under `pmap` and `check_vma=False` nothing is recorded, and
-everything counts as the same on every device.
+everything counts as the same on every device, unless `across_shards` says which leaves are shards.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import contextvars
 import math
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Shards = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is split over
+AxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is split over
+
+_said: contextvars.ContextVar[tuple[AxesOf, ...]] = contextvars.ContextVar("said", default=())
 
 
 def varying_axes(array: Any) -> tuple[str, ...]:
@@ -21,6 +27,22 @@ def varying_axes(array: Any) -> tuple[str, ...]:
     kind = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     record = getattr(kind, "manual_axis_type", None)  # jax from 0.10 on; before, the axes stood in `vma`
     return tuple(sorted(record.varying if record is not None else getattr(kind, "vma", None) or ()))
+
+
+@contextlib.contextmanager
+def said_to_vary(axes_of: AxesOf) -> Iterator[None]:
+    """Within this context leaves also count as varying over the mesh axes that a function names."""
+    token = _said.set((*_said.get(), axes_of))
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+def leaf_axes(name: str, leaf: Any) -> tuple[str, ...]:
+    """Return the mesh axes that a leaf varies over, by its type or by what was said."""
+    said = (axis for axes_of in _said.get() for axis in axes_of(name, leaf))
+    return tuple(sorted({*varying_axes(leaf), *said}))
 
 
 def vary(array: jax.Array, like: Any) -> jax.Array:
@@ -32,9 +54,43 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
     return names.pcast(array, axes, to="varying") if hasattr(names, "pcast") else names.pvary(array, axes)
 
 
-def zeros_like(leaf: Any, dtype: Any = None) -> jax.Array:
-    """Return zeros of a leaf's shape, varying as it does; the leaf may be a ShapeDtypeStruct."""
-    return vary(jnp.zeros(leaf.shape, dtype or leaf.dtype), leaf)
+def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
+    """Return an array, whose last axes are those of a leaf, varying and split over devices as the leaf is."""
+    array = vary(array, leaf)
+    kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    if not isinstance(kind.sharding, NamedSharding):
+        return array
+    spec = PartitionSpec(*(None,) * (array.ndim - len(leaf.shape)), *kind.sharding.spec)
+    place = NamedSharding(kind.sharding.mesh, spec)
+    if isinstance(place.mesh, Mesh):
+        return jax.device_put(array, place)
+    # With automatic axis types the split is not in the type of what is traced, and follows by itself.
+    return jax.sharding.reshard(array, place) if any(spec) else array
+
+
+def whole(array: jax.Array) -> jax.Array:
+    """Return the array on every device as a whole, where explicit axis types say that it is split."""
+    sharding = jax.typeof(array).sharding
+    split = any(sharding.spec)
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec())) if split else array
+
+
+def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any = None) -> jax.Array:
+    """Return the zeros that a ShapeDtypeStruct describes, made where they belong."""
+    concrete = isinstance(shape.sharding, NamedSharding) and isinstance(shape.sharding.mesh, Mesh)
+    zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=shape.sharding if concrete else None)
+    return placed_like(zeros, shape)
+
+
+def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return `jax.eval_shape(function, tree)` of a function of each leaf, with the shardings of concrete leaves."""
+
+    def described(leaf: Any, shape: Any) -> Any:
+        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        known = concrete and shape is not None and isinstance(leaf.sharding, NamedSharding)
+        return shape.update(sharding=leaf.sharding) if known else shape
+
+    return jax.tree.map(described, tree, jax.eval_shape(function, tree))
 
 
 def shards(axes: Sequence[str]) -> int:
@@ -42,17 +98,14 @@ def shards(axes: Sequence[str]) -> int:
     return math.prod(lax.psum(1, axis) for axis in axes)
 
 
-def global_size(array: Any) -> int:
-    """Return how many numbers an array has on all devices together."""
-    return jnp.size(array) * shards(varying_axes(array))
-
-
-def across_devices(parts: list[jax.Array], combine: Callable[..., jax.Array]) -> list[jax.Array]:
-    """Combine each scalar with those of the other devices, in one collective for each set of mesh axes."""
+def across_devices(
+    parts: list[jax.Array], over: Sequence[tuple[str, ...]], combine: Callable[..., jax.Array]
+) -> list[jax.Array]:
+    """Combine each scalar with those along its mesh axes, in one collective for each set of these."""
     collective = lax.pmax if combine is not jnp.sum else lax.psum
     alike: dict[tuple[str, ...], list[int]] = {}
-    for i, part in enumerate(parts):
-        alike.setdefault(varying_axes(part), []).append(i)
+    for i, axes in enumerate(over):
+        alike.setdefault(axes, []).append(i)
     whole = list(parts)
     for axes, members in alike.items():
         if axes:
@@ -68,7 +121,7 @@ def shards_of(name: str, leaf: Any, spec: Any) -> Shards:
     Raises:
       ValueError: if the leaf varies over mesh axes that its PartitionSpec, or the lack of one, does not name.
     """
-    varying = varying_axes(leaf)
+    varying = leaf_axes(name, leaf)
     entries = tuple(spec or ()) + (None,) * (leaf.ndim - len(tuple(spec or ())))
     names = tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries)
     missing = set(varying) - {axis for axes in names for axis in axes}

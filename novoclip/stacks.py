@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from novoclip.leaves import path_name
+from novoclip.leaves import entry_for, path_name
 
 Stacked = Any  # an integer, a function of (path, leaf), or a tree of integers that is a prefix of the parameters
 StackedOf = Callable[[str, jax.Array], int]
@@ -19,19 +19,11 @@ def resolve_stacked(stacked: Stacked) -> StackedOf:
       TypeError: if `stacked` holds something that is no integer. In use: if it returns such.
       ValueError: in use, if a leaf has fewer axes.
     """
-    if callable(stacked):
-        return lambda name, leaf: _checked(stacked(name, leaf), name, leaf)
-    entries = {path_name(path): entry for path, entry in jax.tree_util.tree_leaves_with_path(stacked)}
-    for name, entry in entries.items():
-        _checked(entry, name, None)
-
-    def count(name: str, leaf: jax.Array) -> int:
-        # A prefix: an entry holds for all leaves below its path.
-        parts = name.split("/")
-        found = [entries[key] for key in ("/".join(parts[:end]) for end in range(len(parts), -1, -1)) if key in entries]
-        return _checked(found[0] if found else 0, name, leaf)
-
-    return count
+    if not callable(stacked):
+        for path, entry in jax.tree_util.tree_leaves_with_path(stacked):
+            _checked(entry, path_name(path), None)
+    count = stacked if callable(stacked) else entry_for(stacked)
+    return lambda name, leaf: _checked(count(name, leaf), name, leaf)
 
 
 def _checked(entry: Any, name: str, leaf: Any) -> int:

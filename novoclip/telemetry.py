@@ -31,14 +31,15 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       opt_state: any tree that contains a state of novoclip.
 
     Returns:
-      A flat dict of scalars. `clip/steps`, `clip/fraction`, `clip/clipped` and
-      `clip/nonfinite` are the state's (per element only `clip/steps`, unless counting was
-      asked for); a rule with one block adds `clip/norm` and `clip/limit`, one with many
-      `clip/norm_mean`, `clip/norm_max`, `clip/limit_mean`, `clip/limit_max`. With several rules,
-      the place of each in the tree stands between:
-      `clip/0/norm`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`, `guard_nonfinite`
-      the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds `spikes/steps`,
-      `skipped`, `nonfinite`, `released`, `norm`, `limit` and `value_limit`. Empty if there is none.
+      A flat dict of scalars. `clip/steps`, `clip/clipped` and `clip/nonfinite` count steps since the
+      start; `clip/fraction` is the share of blocks that the last step clipped, and what follows is the
+      last step's too (per element only `clip/steps`, unless counting was asked for). A rule with one
+      block adds `clip/norm` and `clip/limit`, one with many `clip/norm_mean`, `clip/norm_max`,
+      `clip/limit_mean`, `clip/limit_max`. With several rules, the place of each in the tree stands
+      between: `clip/0/norm`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
+      `guard_nonfinite` the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds
+      `spikes/steps`, `skipped`, of which `nonfinite`, `released`, `norm`, `limit` and `value_limit`.
+      Empty if there is none. Of a state that `jax.pmap` returned, take one device's part first.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax

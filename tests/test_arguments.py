@@ -100,6 +100,13 @@ def test_a_schedule_is_read_at_the_step_that_counts_from_0():
     assert limits == [1.0, 2.0, 4.0]
 
 
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, [1.0, -1.0]])
+def test_arrays_are_checked_as_numbers_are(array, wrong):
+    with pytest.raises(ValueError, match=r"max_norm must be a number in \[0, inf\], an array or a schedule; got "):
+        novoclip.clip_by_norm(array(wrong))
+
+
 def test_a_negative_value_of_a_schedule_counts_as_0():
     rule = novoclip.clip_by_global_norm(lambda step: -1.0 + 0.0 * step)
     updates, state = rule.update(jnp.array([8.0]), rule.init(jnp.zeros(1)))

@@ -6,7 +6,7 @@ import re
 import jax
 from jax.experimental import mesh_utils
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
@@ -56,6 +56,8 @@ def split(case):
 
 
 WHOLE = [case for case in CASES if case.entry.place != "examples" and "singular value" not in case.entry.per]
+
+FIRST = [case for case in WHOLE if case.arguments is case.entry.examples[0]]
 
 
 @pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
@@ -123,6 +125,96 @@ def test_without_the_record_gradients_count_as_the_same_everywhere(mesh):
     np.testing.assert_allclose(found["norm"], novoclip.resolve_measure("tree").norms(tree()), rtol=1e-6)
 
 
+def told(rule):
+    """The rule, told what shard_map does not record with check_vma=False."""
+    rule = novoclip.across_shards(rule, axis_name="model", sharded=lambda path, _: path != "whole")
+    return novoclip.across_shards(rule, axis_name="data", sharded={"columns": False, "vector": True})
+
+
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+def test_shards_of_which_nothing_is_recorded_give_what_whole_leaves_give(case, mesh):
+    params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
+    expected, statistics = jax.jit(functools.partial(scanned, split(case)))(params, gradients)
+    unrecorded = on_mesh(functools.partial(scanned, told(split(case))), mesh, check_vma=False)
+    found, reported = unrecorded(params, gradients)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6 * np.max(np.abs(leaf)), err_msg=name)
+    for name, value in statistics.items():
+        np.testing.assert_allclose(reported[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("told_so", "norm"), [(True, np.sqrt(8 * 4 + 1)), (False, np.sqrt(4 + 1))])
+def test_pmap_takes_leaves_as_the_same_everywhere_unless_told(told_so, norm):
+    rule = novoclip.clip_by_global_norm(1.0)
+    if told_so:
+        rule = novoclip.across_shards(rule, axis_name="devices", sharded={"split": True, "copied": False})
+    gradients = {"split": jnp.full((8, 1), 2.0), "copied": jnp.ones((8, 1))}
+    state = jax.pmap(rule.init, axis_name="devices")(gradients)
+    updates, state = jax.pmap(rule.update, axis_name="devices")(gradients, state)
+    np.testing.assert_allclose(state.norms, np.full(8, norm), rtol=1e-6)
+    np.testing.assert_allclose(updates["split"], np.full((8, 1), 2 / norm), rtol=1e-6)
+    of_one_device = jax.tree.map(lambda leaf: leaf[0], state)
+    np.testing.assert_allclose(novoclip.metrics(of_one_device)["clip/norm"], norm, rtol=1e-6)
+
+
+def test_with_the_record_nothing_said_counts_twice(mesh):
+    rule, gradients = told(novoclip.clip_by_global_norm(1.0)), tree()
+    _, reported = on_mesh(functools.partial(scanned, rule), mesh)(gradients, gradients)
+    expected = STEPS * novoclip.resolve_measure("tree").norms(gradients)
+    np.testing.assert_allclose(reported["clip/norm"], expected, rtol=1e-6)
+
+
+def test_across_shards_names_what_is_wrong():
+    rule = novoclip.clip_by_global_norm(1.0)
+    across = functools.partial(novoclip.across_shards, rule)
+    with pytest.raises(TypeError, match="axis_name must be the name of a mapped axis, or several; got 3"):
+        across(axis_name=3, sharded=True)
+    with pytest.raises(TypeError, match=r"axis_name must be .*; got \(\)"):
+        across(axis_name=(), sharded=True)
+    with pytest.raises(TypeError, match=r"sharded must say True or False; got 1 for 'a'"):
+        jax.vmap(across(axis_name="i", sharded={"a": 1}).init, axis_name="i")({"a": jnp.ones((2, 3))})
+    typo = across(axis_name="device", sharded=True)
+    with pytest.raises(ValueError, match="axis_name='device' is not mapped here: call update inside"):
+        jax.pmap(lambda g: typo.update(g, typo.init(g)), axis_name="devices")(jnp.ones((8, 2)))
+
+
+def large_gathers(compiled):
+    """Shapes of what the program gathers from several devices that is as large as a gradient."""
+    gathered = re.findall(r"f32\[([\d,]+)\][^=]*all-gather", compiled.as_text())
+    return [shape for shape in gathered if np.prod([int(n) for n in shape.split(",")]) >= 32]
+
+
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+def test_explicit_axis_types_give_what_whole_leaves_give_and_gather_nothing(case, mesh):
+    params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
+    function = jax.jit(functools.partial(scanned, case.transform()))
+    expected, _ = function(params, gradients)
+    explicit = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * 2)
+    shardings = {name: NamedSharding(explicit, spec) for name, spec in SPECS.items()}
+    with jax.set_mesh(explicit):
+        given = jax.device_put((params, gradients), (shardings, shardings))
+        step = function.lower(*given).compile()
+        found, _ = step(*given)
+    assert not large_gathers(step)
+    for name, leaf in expected.items():
+        assert found[name].sharding.is_equivalent_to(shardings[name], leaf.ndim), name
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6 * np.max(np.abs(leaf)), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_state_made_of_sharded_parameters_is_split_as_they_are(kind, mesh):
+    typed = Mesh(mesh.devices, mesh.axis_names, axis_types=(kind,) * 2)
+    params = jax.device_put(tree(), {name: NamedSharding(typed, spec) for name, spec in SPECS.items()})
+    places = {leaf.shape: leaf.sharding for leaf in params.values()}
+    seen = 0
+    for case in FIRST:
+        for leaf in jax.tree.leaves(case.transform().init(params)):
+            if leaf.shape in places:
+                seen += 1
+                assert leaf.sharding.is_equivalent_to(places[leaf.shape], leaf.ndim), case.name
+    assert seen > 100
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -141,8 +233,7 @@ def test_jit_over_sharded_arrays_gathers_no_gradient(rule, mesh):
     step = jax.jit(rule.update).lower(gradients, state, params).compile()
     updates, _ = step(gradients, state, params)
     expected, _ = rule.update(tree(1), rule.init(tree()), tree())
-    gathered = re.findall(r"f32\[([\d,]+)\][^=]*all-gather", step.as_text())
-    assert not [shape for shape in gathered if np.prod([int(n) for n in shape.split(",")]) >= 32]
+    assert not large_gathers(step)
     for name, leaf in updates.items():
         assert leaf.sharding.is_equivalent_to(shardings[name], leaf.ndim), name
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-6)

@@ -264,6 +264,18 @@ def test_what_is_no_rule_is_refused(wrapper):
             wrapper(wrong)
 
 
+def test_gradients_of_no_examples_or_of_one_batch_are_refused():
+    rule = novoclip.per_example(novoclip.clip_by_global_norm(1.0))
+    params = {"a": jnp.zeros(4), "b": jnp.zeros((4, 2))}
+    state = rule.init(params)
+    with pytest.raises(ValueError, match=r"'a' has shape \(4,\), and its parameter \(4,\)"):
+        rule.update(params, state, params)
+    with pytest.raises(ValueError, match=r"one leading axis of examples; got leaves with \{'a': 3, 'b': 4\} of them"):
+        rule.update({"a": jnp.zeros((3, 4)), "b": jnp.zeros((4, 4, 2))}, state)
+    updates, _ = rule.update(jax.tree.map(lambda leaf: leaf[None], params), state, params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
 def norms_of(gradients):
     """The norm of each example's gradient in NumPy."""
     return np.sqrt(

@@ -8,7 +8,7 @@ from jax import lax
 import optax
 
 from novoclip.leaves import is_measured
-from novoclip.mesh import vary, zeros_like
+from novoclip.mesh import placed_like, zeros_like
 
 
 def when(
@@ -24,7 +24,7 @@ def when(
 
     def nothing() -> tuple[list[jax.Array], Any]:
         sent, new = jax.eval_shape(numbers)
-        return [zeros_like(leaf) for leaf in sent], jax.tree.map(vary, state, new)
+        return [zeros_like(leaf) for leaf in sent], jax.tree.map(placed_like, state, new)
 
     # A branch, and not a select of results: what is not finite is never computed with.
     sent, new = lax.cond(condition, numbers, nothing)

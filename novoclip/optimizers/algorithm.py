@@ -12,6 +12,7 @@ from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import count_up
 from novoclip.leaves import all_finite, is_measured, narrow, path_name, reject_integers
+from novoclip.mesh import shapes_of
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -124,7 +125,7 @@ def _transform(
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
 
     def init(params: optax.Params) -> OptimizerState:
-        shapes = jax.eval_shape(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
+        shapes = shapes_of(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
         return OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params))
 

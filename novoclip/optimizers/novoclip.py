@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, debiased, divide, ones_average, over_root, real_zeros, scalar, zeros
-from novoclip.optimizers.thresholds import each_of, inverse, proportional, sizes_of
+from novoclip.optimizers.thresholds import TENSORS, each_of, inverse, proportional
 
 GRANULARITIES = ("element", "tensor")
 CLIPPING = {"inverse": 1.0, "proportional": 3.0}
@@ -55,7 +55,7 @@ def _novoclip(
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> NovoClipMemory:
-        roots = jax.eval_shape(lambda tree: sizes_of(tree, per), shapes)
+        roots = shapes if per == "element" else jax.eval_shape(TENSORS.norms, shapes)
         weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
         return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 

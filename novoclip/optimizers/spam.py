@@ -154,7 +154,8 @@ def spam(
       b2: decay of v in [0, 1), likewise.
       eps: beside the root of v before its bias is corrected, at least 0, likewise.
       threshold: numbers are cut off at sqrt(threshold v): at least 0, likewise.
-      delay: steps after the start and after a reset without a cut, at least 0.
+      delay: steps after the start and after a reset without a cut, at least 0 and less than `reset_every`;
+        under `inject_hyperparams` a static argument, as are the next two.
       reset_every: steps between the resets of m and v, at least 1.
       warmup: steps after a reset in which the direction grows to its full length, at least 0.
       restart_bias_correction: whether the bias corrections begin anew with m and v; see `scale_by_spam`.

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from novoclip.leaves import path_name
 from novoclip.measure import resolve_measure
-from novoclip.mesh import global_size
+from novoclip.mesh import leaf_axes, shards
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, over_tensors, root_average
 from novoclip.safe_math import ratio
 
@@ -33,16 +34,17 @@ def inverse(gradients: Any, root: Any, per: str, decay: Decay, c: jax.Array) -> 
 def proportional(gradients: Any, root: Any, weight: Any, per: str, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
     """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
 
-    def limit(r: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
+    def limit(path: Any, g: jax.Array, r: jax.Array, w: jax.Array) -> jax.Array:
         # Per tensor, v is a sum over the numbers: a number is compared with their root mean square.
-        count = 1 if per == "element" else max(global_size(g), 1)
+        count = 1 if per == "element" else max(g.size * shards(leaf_axes(path_name(path), g)), 1)
         return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), jnp.inf)
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.
         return jnp.where(size > 0, new, old)
 
-    limits = jax.tree.map(limit, each_of(root, gradients, per), each_of(weight, gradients, per), gradients)
+    roots, weights = each_of(root, gradients, per), each_of(weight, gradients, per)
+    limits = jax.tree_util.tree_map_with_path(limit, gradients, roots, weights)
     clipped = clipped_at(gradients, limits)
     sizes = sizes_of(clipped, per)
     weights = jax.tree.map(lambda w: ones_average(w, decay), weight)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
+from novoclip.blocks import length
 from novoclip.clipping import clip
 from novoclip.limits import Limit, choose
-from novoclip.measure import Measure, resolve_blocks, resolve_measure
+from novoclip.measure import Measure, resolve_blocks
 from novoclip.safe_math import wide_ratio
 
 
@@ -35,7 +36,6 @@ def _adagc(
     check_number("decay", decay, high=1.0)
     check_integer("warmup", warmup, low=1)
     check_number("floor", floor)
-    whole = resolve_measure("tree")
 
     def init(norms: Any) -> AdaGCMemory:
         return AdaGCMemory(jnp.full(norms.shape, jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
@@ -45,7 +45,7 @@ def _adagc(
     ) -> tuple[Any, AdaGCMemory]:
         del param_norms, extra
         warm = memory.seen >= warmup
-        total = whole.norms(norms)
+        total = length(norms)
         share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
         most = value_at(lambda_abs, step, norms, "lambda_abs")
         absolute = jnp.where(share > 0, most * share, 0)

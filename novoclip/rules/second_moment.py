@@ -182,7 +182,7 @@ def clip_by_second_moment(
         new = [new_norm(*each, shape, nonfinite, elementwise=True) for each in zip(leaves, limits, strict=True)]
         if count:
             known = [jnp.where(finite[i], size, jnp.nan) for i, size in enumerate(leaves)]
-            state = advance_element_counts(state, known, limits)
+            state = advance_element_counts(state, tree.unflatten(known), tree.unflatten(limits))
         return elements.rescale(updates, sizes, tree.unflatten(new)), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -13,7 +13,7 @@ from novoclip.clipping import clip
 from novoclip.leaves import is_measured, path_name
 from novoclip.limits import constant
 from novoclip.measure import Measure
-from novoclip.mesh import varying_axes
+from novoclip.mesh import leaf_axes
 from novoclip.stacks import Stacked, resolve_stacked
 
 
@@ -44,8 +44,8 @@ def singular_values(stacked: Stacked = 0) -> Measure:
     def matrices(path: Any, leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         name = path_name(path)
-        if varying_axes(leaf):
-            msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {varying_axes(leaf)}"
+        if leaf_axes(name, leaf):
+            msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {leaf_axes(name, leaf)}"
             raise ValueError(msg)
         leading = layers_of(name, leaf)
         rest = leaf.shape[leading:]

@@ -156,7 +156,9 @@ def zclip(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip norms that lie far above their running mean, measured in deviations (ZClip).
 
-    u = g min(1, c / n), with the limit c of `z_score`.
+    u = g min(1, c / n). With z = (n - mean) / (sqrt(variance) + eps), a norm with z > z_threshold has the limit
+    c = clip_factor (mean + z_threshold^2 sqrt(variance) / z); `z_score` says how mean and variance learn,
+    and has the two other modes.
 
     If the level of the norms rises for good by more than half, "adaptive_scaling" and
     "mean" as published take every later step for a spike and hold on to the old level: give a

@@ -1,5 +1,6 @@
 """Error feedback: what clipping holds back is not lost."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from novoclip.clipping import count_up
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.measure import resolve_measure
-from novoclip.mesh import zeros_like
+from novoclip.mesh import shapes_of, zeros_like
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
@@ -121,10 +122,8 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
     rule, whole = checked_inner(inner), resolve_measure("tree")
 
     def init(params: optax.Params) -> CarryState:
-        carry = jax.tree.map(
-            lambda x: zeros_like(x, wide_dtype(x.dtype)) if is_measured(x) else None,
-            jax.tree.map(lambda x: jax.eval_shape(jnp.asarray, x), params),
-        )
+        shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
+        carry = jax.tree.map(zeros_like, shapes)
         return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))
 
     def update(

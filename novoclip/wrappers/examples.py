@@ -8,7 +8,7 @@ import optax
 
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
-from novoclip.leaves import is_measured, reject_integers
+from novoclip.leaves import is_measured, path_name, reject_integers
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -36,7 +36,8 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
     Raises:
       TypeError: if `inner` is no GradientTransformation. In `update`: if a leaf has no leading axis.
-      ValueError: in `update`, if there is no example.
+      ValueError: in `update`, if there is no example, or leaves have different numbers of them, or, where
+        parameters are given, a leaf without its leading axis has another shape than its parameter.
 
     Example:
       >>> import jax.numpy as jnp, novoclip
@@ -60,13 +61,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, Any]:
         reject_integers(updates)
-        for leaf in jax.tree.leaves(updates):
-            if not jnp.ndim(leaf):
-                msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
-                raise TypeError(msg)
-            if not jnp.shape(leaf)[0]:
-                msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
-                raise ValueError(msg)
+        _check_examples(updates, params)
         examples = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_measured(leaf) else None, updates)
 
         def one(gradients: optax.Updates) -> tuple[list[jax.Array], Any]:
@@ -81,6 +76,30 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
         return averaged, _merged(states, state)
 
     return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None:
+    counts = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        if not jnp.ndim(leaf):
+            msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
+            raise TypeError(msg)
+        if not jnp.shape(leaf)[0]:
+            msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
+            raise ValueError(msg)
+        counts[path_name(path)] = jnp.shape(leaf)[0]
+    if len(set(counts.values())) > 1:
+        msg = f"per_example needs gradients with one leading axis of examples; got leaves with {counts} of them"
+        raise ValueError(msg)
+
+    def same_shape(path: Any, leaf: Any, param: Any) -> None:
+        if jnp.shape(leaf)[1:] != jnp.shape(param):
+            msg = f"per_example needs gradients with a leading axis of examples: {path_name(path)!r} has shape "
+            msg += f"{jnp.shape(leaf)}, and its parameter {jnp.shape(param)}"
+            raise ValueError(msg)
+
+    if params is not None:
+        jax.tree_util.tree_map_with_path(same_shape, updates, params)
 
 
 def _merged(states: Any, before: Any) -> Any:

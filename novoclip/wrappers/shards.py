@@ -1,0 +1,99 @@
+"""Which leaves are shards, where JAX does not record it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import optax
+
+from novoclip.leaves import entry_for
+from novoclip.mesh import said_to_vary, varying_axes
+from novoclip.wrappers.inner import checked_inner
+
+
+def across_shards(
+    inner: optax.GradientTransformation,
+    *,
+    axis_name: str | Sequence[str],
+    sharded: bool | Callable[[str, jax.Array], bool] | Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Tell every rule within which leaves differ from device to device, under `jax.pmap` or `check_vma=False`.
+
+    ||g||^2 = sum over leaves of ||leaf||^2, added up over the devices along `axis_name` for leaves that are
+    sharded, and counted once for the others. Inside `jax.shard_map` JAX records this by itself: there
+    this wrapper changes nothing. Where other leaves are split over other axes, wrap twice.
+
+    Args:
+      inner: any rule, optimizer, guard, or chain of them; also Optax's, which it does not change.
+      axis_name: the mapped axis, or several, that leaves are split over.
+      sharded: which leaves are: True (all), a function `sharded(path, leaf)`, where `path` reads
+        "a/b/kernel", or a tree of booleans like the parameters or a part of their outer structure.
+        Measures with `specs=` take the array axes from there.
+
+    Returns:
+      A GradientTransformation with the state of `inner`.
+
+    Raises:
+      TypeError: if an argument has the wrong type; in use, if `sharded` says something that is no boolean.
+      ValueError: in `update`, if `axis_name` is not mapped there.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, novoclip
+      >>> rule = across_shards(novoclip.clip_by_global_norm(1.0), axis_name="devices", sharded={"w": True, "b": False})
+      >>> gradients = {"w": jnp.array([[4.0], [4.0], [4.0], [4.0]]), "b": jnp.array([6.0])}
+      >>> def norm(w, b):
+      ...     return rule.update({"w": w, "b": b}, rule.init({"w": w, "b": b}))[1].norms
+      >>> print(jax.vmap(norm, in_axes=(0, None), axis_name="devices")(gradients["w"], gradients["b"])[0])
+      10.0
+
+    References:
+      JAX's documentation of `shard_map <https://docs.jax.dev/en/latest/notebooks/shard_map.html>`_, on the
+      record of varying values and `check_vma`.
+    """
+    rule = checked_inner(inner)
+    several = isinstance(axis_name, Sequence) and not isinstance(axis_name, str)
+    names: tuple[Any, ...] = tuple(axis_name) if several else (axis_name,)
+    if not names or not all(isinstance(name, str) for name in names):
+        msg = f"axis_name must be the name of a mapped axis, or several; got {axis_name!r}"
+        raise TypeError(msg)
+    said = sharded if callable(sharded) else entry_for(sharded)
+
+    def is_shard(name: str, leaf: jax.Array) -> bool:
+        answer = said(name, leaf)
+        if not isinstance(answer, bool):
+            msg = f"sharded must say True or False; got {answer!r} for {name!r}"
+            raise TypeError(msg)
+        return answer
+
+    def axes_of(name: str, leaf: jax.Array) -> tuple[str, ...]:
+        return tuple(filter(_unrecorded, names)) if is_shard(name, leaf) else ()
+
+    def init(params: optax.Params) -> Any:
+        # Called outside the map, on whole leaves, as well as inside.
+        with said_to_vary(lambda name, leaf: axes_of(name, leaf) if all(map(_mapped, names)) else ()):
+            return rule.init(params)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        for name in names:
+            if not _mapped(name):
+                msg = f"axis_name={name!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
+                raise ValueError(msg)
+        with said_to_vary(axes_of):
+            return rule.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _mapped(axis: str) -> bool:
+    try:
+        lax.axis_index(axis)
+    except NameError:
+        return False
+    return True
+
+
+def _unrecorded(axis: str) -> bool:
+    return not varying_axes(lax.axis_index(axis))

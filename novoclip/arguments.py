@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.mesh import placed_like
+from novoclip.mesh import broadcast_like
 
 Number = float | np.ndarray | jax.Array
 Schedulable = Number | Callable[[jax.Array], Number]
@@ -92,7 +92,7 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
     if number.ndim and number.shape != like.shape:
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
-    return placed_like(jnp.broadcast_to(number, like.shape), like)
+    return broadcast_like(number, like)
 
 
 def rate_at(decay: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:

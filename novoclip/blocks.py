@@ -10,7 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.mesh import Shards, across_devices, own_slices, placed_like, shards, whole, whole_slices
+from novoclip.mesh import Shards, across_devices, broadcast_like, own_slices, shards, whole, whole_slices
 from novoclip.ranges import RANGES
 from novoclip.safe_math import ratio, square_root
 
@@ -170,10 +170,7 @@ def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
         scaled = jnp.where(jnp.isinf(leaf), scaled, jnp.clip(scaled, -largest, largest))
-    dropped = factor == 0
-    if dropped.ndim:
-        dropped = placed_like(jnp.broadcast_to(dropped, leaf.shape), leaf)
-    return jnp.where(dropped, jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
+    return jnp.where(broadcast_like(factor == 0, leaf), jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
 
 
 def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
       clips: the blocks that are scaled, where these are not the ones that `per` names.
       norm: the norm that is measured, where there is no `norm=`.
       place: what it is given in a training step: "gradients", "updates" (behind the optimizer and its
-        learning rate), the "optimizer" to wrap, or the gradients of all "examples".
+        learning rate), the "optimizer" to wrap, the gradients of all "examples", or a device's "shards" of them.
       needs_params: whether `update` needs the parameters.
       examples: sets of arguments that the contract is run with; with the first, gradients
         of order 1 are clipped.
@@ -145,6 +145,14 @@ CATALOG = (
         "hard",
         ("any",),
         ({"inner": novoclip.clip_by_global_norm(1.0), "steps": 1},),
+    ),
+    Entry(
+        novoclip.across_shards,
+        "wrapper",
+        "hard",
+        ("any",),
+        ({"inner": novoclip.clip_by_global_norm(1.0), "axis_name": "devices", "sharded": True},),
+        place="shards",
     ),
     Entry(novoclip.skip_spikes, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     Entry(novoclip.guard_nonfinite, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),

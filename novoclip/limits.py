@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
-from novoclip.mesh import placed_like
+from novoclip.mesh import broadcast_like, placed_like
 
 
 class LimitUpdate(Protocol):
@@ -122,7 +122,7 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
 
     def each(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(placed_like(jnp.broadcast_to(condition, b.shape), b), a, b)
+        return jnp.where(broadcast_like(condition, b), a, b)
 
     return jax.tree.map(each, new, old)
 

@@ -68,6 +68,11 @@ def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
     return jax.sharding.reshard(array, place) if any(spec) else array
 
 
+def broadcast_like(array: jax.Array, leaf: Any) -> jax.Array:
+    """Return an array broadcast to a leaf's shape, placed as the leaf is, as a choice between leaves needs it."""
+    return placed_like(jnp.broadcast_to(array, leaf.shape), leaf)
+
+
 def whole(array: jax.Array) -> jax.Array:
     """Return the array on every device as a whole, where explicit axis types say that it is split."""
     sharding = jax.typeof(array).sharding

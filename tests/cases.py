@@ -1,5 +1,6 @@
 """The catalog, as subjects of the contract."""
 
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -22,6 +23,20 @@ def of_two_equal_examples(transform):
     return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
+def on_one_device(transform):
+    """The transform inside a map over one device."""
+
+    def update(updates, state, params=None, **extra):
+        function = functools.partial(transform.update, **extra)
+        mapped = jax.vmap(function, in_axes=None, out_axes=None, axis_name="devices", axis_size=1)
+        return mapped(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)
+
+
+AROUND = {"examples": of_two_equal_examples, "shards": on_one_device}
+
+
 class Case(NamedTuple):
     entry: Entry
     arguments: dict[str, Any]
@@ -37,7 +52,7 @@ class Case(NamedTuple):
 
     def transform(self):
         transform = self.entry.make(**self.arguments)
-        return of_two_equal_examples(transform) if self.entry.place == "examples" else transform
+        return AROUND[self.entry.place](transform) if self.entry.place in AROUND else transform
 
     def subject(self) -> Subject:
         per = self.entry.clips or self.argument("per", self.entry.per[0])

@@ -55,7 +55,9 @@ def split(case):
     return case.entry.make(**arguments)
 
 
-WHOLE = [case for case in CASES if case.entry.place != "examples" and "singular value" not in case.entry.per]
+WHOLE = [
+    case for case in CASES if case.entry.place not in ("examples", "shards") and "singular value" not in case.entry.per
+]
 
 FIRST = [case for case in WHOLE if case.arguments is case.entry.examples[0]]
 

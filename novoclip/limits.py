@@ -32,9 +32,9 @@ class Limit(NamedTuple):
     that learns from it may hold the block near 0 for good.
 
     Attributes:
-      init: `init(norms) -> memory`, from a ShapeDtypeStruct. Each array of the memory ends
-        in the norms' shape, so that one block's memory can stand still while the others
-        move on: a history of norms is `(window, *norms.shape)`.
+      init: `init(norms) -> memory`, from a ShapeDtypeStruct. Each array of the memory begins
+        with the norms' shape, so that one block's memory can stand still while the others move
+        on, and a PartitionSpec of the norms fits it: a history of norms is `(*norms.shape, window)`.
       update: `update(norms, memory, param_norms, /, *, step, **extra) -> (limits, memory)`.
         `step` is an int32 scalar that counts from 0; `extra` is what else the caller gave
         to the transform's `update`. A limit below 0 counts as 0; a block whose limit is NaN
@@ -122,7 +122,8 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
 
     def each(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(broadcast_like(condition, b), a, b)
+        blocks = jnp.expand_dims(condition, tuple(range(condition.ndim, b.ndim)))
+        return jnp.where(broadcast_like(blocks, b), a, b)
 
     return jax.tree.map(each, new, old)
 
@@ -137,8 +138,8 @@ def kept_where_not_finite(limit: Limit) -> Limit:
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
         for array in jax.tree.leaves(memory):
-            if array.shape[array.ndim - len(norms.shape) :] != norms.shape:
-                msg = f"a Limit's memory must end in the norms' shape {norms.shape}; got an array of {array.shape}"
+            if array.shape[: len(norms.shape)] != norms.shape:
+                msg = f"a Limit's memory must begin with the norms' shape {norms.shape}; got an array of {array.shape}"
                 raise ValueError(msg)
         # Norms of single numbers lie on the devices of a mesh as the numbers do.
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
@@ -159,7 +160,7 @@ def _without_nan(memory: Any, dimensions: int) -> jax.Array:
     known = jnp.array(True)
     for array in jax.tree.leaves(memory):
         if jnp.issubdtype(array.dtype, jnp.floating):
-            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(array.ndim - dimensions)))
+            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(dimensions, array.ndim)))
     return known
 
 

@@ -55,17 +55,16 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
 
 
 def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
-    """Return an array, whose last axes are those of a leaf, varying and split over devices as the leaf is."""
+    """Return an array, whose first axes are those of a leaf, varying and split over devices as the leaf is."""
     array = vary(array, leaf)
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     if not isinstance(kind.sharding, NamedSharding):
         return array
-    spec = PartitionSpec(*(None,) * (array.ndim - len(leaf.shape)), *kind.sharding.spec)
-    place = NamedSharding(kind.sharding.mesh, spec)
+    place = NamedSharding(kind.sharding.mesh, kind.sharding.spec)
     if isinstance(place.mesh, Mesh):
         return jax.device_put(array, place)
     # With automatic axis types the split is not in the type of what is traced, and follows by itself.
-    return jax.sharding.reshard(array, place) if any(spec) else array
+    return jax.sharding.reshard(array, place) if any(place.spec) else array
 
 
 def broadcast_like(array: jax.Array, leaf: Any) -> jax.Array:

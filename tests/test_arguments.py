@@ -163,9 +163,9 @@ def test_groups_and_units_name_what_is_wrong():
         novoclip.clip_by_norm(1.0, per=novoclip.units(0), norm="l1")
 
 
-def test_a_limit_whose_memory_does_not_end_in_the_blocks_is_refused():
+def test_a_limit_whose_memory_does_not_begin_with_the_blocks_is_refused():
     shared = novoclip.Limit(lambda norms: jnp.zeros(()), lambda norms, memory, params=None, **extra: (norms, memory))
-    with pytest.raises(ValueError, match="must end in the norms' shape"):
+    with pytest.raises(ValueError, match="must begin with the norms' shape"):
         novoclip.clip("tensor", shared).init({"a": jnp.ones(2), "b": jnp.ones(2)})
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.arguments import check_integer
 from novoclip.limits import choose
+from novoclip.mesh import broadcast_like
 from novoclip.safe_math import wide_ratio
 
 
@@ -14,7 +15,7 @@ class HistoryMemory(NamedTuple):
     """The latest norms of each block.
 
     Attributes:
-      history: `(window, *blocks)`, norms before clipping; infinite where not yet filled.
+      history: `(*blocks, window)`, norms before clipping; infinite where not yet filled.
       slot: int32 `(*blocks)`, where the next norm goes.
     """
 
@@ -24,14 +25,15 @@ class HistoryMemory(NamedTuple):
 
 def empty_history(norms: Any, window: int) -> HistoryMemory:
     """Return a history without entries."""
-    return HistoryMemory(jnp.full((window, *norms.shape), jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+    return HistoryMemory(jnp.full((*norms.shape, window), jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
 
 def remember(memory: HistoryMemory, norms: jax.Array) -> HistoryMemory:
     """Return the history with these norms in place of the oldest; norms of 0 are passed over."""
-    window = memory.history.shape[0]
-    slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, 0)
-    history = jnp.where(slots == memory.slot[None], norms[None], memory.history)
+    window = memory.history.shape[-1]
+    slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, memory.history.ndim - 1)
+    newest = slots == memory.slot[..., None]
+    history = jnp.where(newest, broadcast_like(norms[..., None], newest), memory.history)
     return choose(norms != 0, HistoryMemory(history, (memory.slot + 1) % window), memory)
 
 
@@ -45,11 +47,11 @@ def check_warmup(warmup: int, window: int) -> None:
 
 def percentile_of(history: jax.Array, percentile: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return how many entries each block has, and their percentile, with linear interpolation; infinite without any."""
-    filled = jnp.sum(history < jnp.inf, axis=0).astype(history.dtype)
+    filled = jnp.sum(history < jnp.inf, axis=-1).astype(history.dtype)
     position = percentile / 100 * jnp.maximum(filled - 1, 0)
     below, above = jnp.floor(position), jnp.ceil(position)
-    ordered = jnp.sort(history, axis=0)
-    low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[None], axis=0)[0] for i in (below, above))
+    ordered = jnp.sort(history, axis=-1)
+    low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[..., None], axis=-1)[..., 0] for i in (below, above))
     return filled, jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf)
 
 
@@ -57,11 +59,11 @@ def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax
     """Return how many entries each block has, their mean, and the root of their population variance."""
     present = history < jnp.inf
     entries = jnp.where(present, history, 0)
-    filled = jnp.sum(present, axis=0).astype(history.dtype)
+    filled = jnp.sum(present, axis=-1).astype(history.dtype)
     # Divided by the largest, so that squares stay in range.
-    largest = jnp.max(jnp.abs(entries), axis=0)
-    scaled = wide_ratio(entries, jnp.broadcast_to(jnp.where(largest > 0, largest, 1), entries.shape))
-    mean = jnp.sum(scaled, axis=0) / jnp.maximum(filled, 1)
-    squares = jnp.where(present, jnp.square(scaled - mean[None]), 0)
-    deviation = jnp.sqrt(jnp.sum(squares, axis=0) / jnp.maximum(filled, 1))
+    largest = jnp.max(jnp.abs(entries), axis=-1)
+    scaled = wide_ratio(entries, broadcast_like(jnp.where(largest > 0, largest, 1)[..., None], entries))
+    mean = jnp.sum(scaled, axis=-1) / jnp.maximum(filled, 1)
+    squares = jnp.where(present, jnp.square(scaled - mean[..., None]), 0)
+    deviation = jnp.sqrt(jnp.sum(squares, axis=-1) / jnp.maximum(filled, 1))
     return filled, largest * mean, largest * deviation

@@ -116,8 +116,8 @@ def _merged(states: Any, before: Any) -> Any:
         known = jnp.isfinite(new.norms) & (new.norms > 0)
 
         def blocks(a: jax.Array, b: jax.Array) -> jax.Array:
-            extra = (1,) * (b.ndim - (known.ndim - 1))
-            return _mean_of(a, b, jnp.broadcast_to(known.reshape(known.shape[:1] + extra + known.shape[1:]), a.shape))
+            moved = jnp.expand_dims(known, tuple(range(known.ndim, a.ndim)))
+            return _mean_of(a, b, jnp.broadcast_to(moved, a.shape))
 
         return statistics._replace(memory=jax.tree.map(blocks, new.memory, old.memory))
 

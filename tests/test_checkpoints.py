@@ -1,0 +1,192 @@
+"""A run that was killed goes on as if it had not been; a state fits other meshes, and later releases."""
+
+import json
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from novoclip.testing.subject import random_tree
+from tests import interrupted, worker
+from tests.states import save
+from tests.states.rules import RULES
+
+ROOT = Path(__file__).parent.parent
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+
+
+def start(folder, seed):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.interrupted", str(folder), str(seed)],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def first_step(process):
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("from "):
+            return int(line.split()[1])
+    pytest.fail("".join(lines))
+    return None
+
+
+def killed_at(folder, seed, step):
+    """The step that a run began from, which was killed after it had done `step` of them."""
+    with start(folder, seed) as process:
+        first = first_step(process)
+        next(line for line in process.stdout if line == f"step {first + step}\n")
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return first
+
+
+def killed_during_a_save(folder, seed, patience=90):
+    """The same of a run that was killed when a save had begun and was not complete."""
+    with start(folder, seed) as process:
+        first = first_step(process)
+        end = time.monotonic() + patience
+        while not any(folder.glob(UNFINISHED)) and process.poll() is None and time.monotonic() < end:
+            time.sleep(1e-4)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return first
+
+
+def saved_steps(folder):
+    return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(seed, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    kill = random.Random(seed)
+    assert killed_at(folder, 10 * seed, kill.randint(20, 35)) == 0
+    before = max(saved_steps(folder))
+    assert killed_during_a_save(folder, 10 * seed + 1) == before > 0
+    before = max(saved_steps(folder))
+    with start(folder, 10 * seed + 2) as process:
+        assert first_step(process) == before
+        output = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, output
+    expected = interrupted.start()
+    for number in range(1, interrupted.STEPS + 1):
+        expected = interrupted.step(expected, number)
+    with ocp.CheckpointManager(folder) as manager:
+        assert manager.latest_step() == interrupted.STEPS
+        found = manager.restore(interrupted.STEPS, args=ocp.args.StandardRestore(jax.eval_shape(interrupted.start)))
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    skipped, inner = expected["state"].skipped, expected["state"].inner
+    assert int(skipped) == 3
+    assert all(int(rule.clipped) > 0 for rule in inner[:3])
+
+
+def shardings(rule, params, mesh, specs):
+    """Of parameters and state: what is like a parameter is split as the parameter is."""
+
+    def place(spec):
+        return NamedSharding(mesh, spec)
+
+    state = jax.eval_shape(rule.init, params)
+    split = optax.tree_map_params(
+        rule, lambda _, spec: place(spec), state, specs, transform_non_params=lambda _: place(P())
+    )
+    return jax.tree.map(place, specs), split
+
+
+def steps_on(rule, run, batch, steps):
+    def step(run, size):
+        params, state = run
+        gradients = jax.grad(lambda params: worker.squared_error(params, batch) / 16)(params)
+        updates, state = rule.update(jax.tree.map(lambda leaf: size * leaf, gradients), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.jit(lambda run, sizes: jax.lax.scan(step, run, sizes)[0])(run, 1.0 + jnp.arange(steps) % 3)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Training on 2 x 4 devices: the folder of its state after ten steps, and its state after fifteen."""
+    rule = worker.optimizer()
+    params, batch = worker.data()
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+    placed = jax.device_put((params, rule.init(params)), shardings(rule, params, mesh, worker.SPECS))
+    batch = jax.device_put(batch, tuple(NamedSharding(mesh, spec) for spec in worker.BATCH))
+    middle = steps_on(rule, placed, batch, 10)
+    folder = tmp_path_factory.mktemp("mesh") / "state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, middle)
+    return folder, middle, steps_on(rule, middle, batch, 5)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (1, 1)])
+def test_a_state_goes_on_elsewhere_as_on_the_mesh_it_was_saved_on(shape, saved):
+    folder, middle, expected = saved
+    rule = worker.optimizer()
+    params, batch = worker.data()
+    devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
+    mesh = Mesh(devices, ("data", "model"))
+    like = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: (params, rule.init(params))),
+        shardings(rule, params, mesh, worker.SPECS),
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(folder, like)
+    jax.tree.map(np.testing.assert_array_equal, restored, middle)
+    batch = jax.device_put(batch, tuple(NamedSharding(mesh, spec) for spec in worker.BATCH))
+    found = steps_on(rule, restored, batch, 5)
+    assert found[0]["up"].sharding.device_set == set(devices.ravel())
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
+
+
+VERSIONS = sorted(path.name for path in save.HERE.iterdir() if (path / "structure.json").exists())
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
+    structure = json.loads((save.HERE / version / "structure.json").read_text(encoding="utf-8"))
+    if name not in structure:
+        pytest.skip(f"not in {version}")
+    rule = RULES[name]
+    today = rule.init(random_tree())
+    described = {path: [str(x.dtype), list(x.shape)] for path, x in save.leaves_by_path(today).items()}
+    assert described == structure[name]
+    with np.load(save.HERE / version / "states.npz") as arrays:
+        leaves = [jnp.asarray(arrays[f"{name}: {path}"]) for path in described]
+        state = jax.tree.unflatten(jax.tree.structure(today), leaves)
+        updates, after = jax.jit(rule.update)(save.gradients(name, save.STEPS), state, random_tree())
+        for path, leaf in save.leaves_by_path(updates).items():
+            np.testing.assert_allclose(leaf, arrays[f"{name}: next{path}"], rtol=1e-5, atol=1e-7, err_msg=path)
+    assert jax.tree.structure(after) == jax.tree.structure(today)
+
+
+def test_the_states_of_the_newest_version_are_those_that_it_would_save():
+    with np.load(save.HERE / VERSIONS[-1] / "states.npz") as arrays:
+        for path, leaf in save.leaves_by_path(save.after("skip_spikes")[1]).items():
+            np.testing.assert_allclose(leaf, arrays[f"skip_spikes: {path}"], rtol=1e-5)

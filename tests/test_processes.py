@@ -1,0 +1,100 @@
+"""Two processes of four devices train as one process of eight does."""
+
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import worker
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port():
+    try:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+    except OSError as error:
+        pytest.skip(f"no port on loopback: {error}")
+
+
+def start(devices, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "tests.worker", *map(str, arguments)],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes):
+    """Their output, or None for those that failed or hung; none is left running."""
+    try:
+        outputs = [process.communicate(timeout=90)[0] for process in processes]
+        return all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    except subprocess.TimeoutExpired as error:
+        return False, f"no end after {error.timeout} s"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def of_two_processes(folder):
+    """What each of the two found; started once more if another program took the port meanwhile."""
+    outs = [folder / f"{process}.npz" for process in range(2)]
+    for _ in range(2):
+        address = f"127.0.0.1:{free_port()}"
+        done, output = finish([start(4, out, address, process, 2) for process, out in enumerate(outs)])
+        if done or "in use" not in output.lower():
+            break
+    assert done, output
+    return [dict(np.load(out)) for out in outs]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return worker.results(), of_two_processes(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.mark.parametrize("way", ["in_jit", "in_shard_map"])
+def test_two_processes_train_as_one(way, runs):
+    alone, together = runs
+    names = [name for name in alone if name.startswith(f"['{way}']")]
+    assert {name for name in together[0] if name.startswith(f"['{way}']")} == set(names)
+    for found in together:
+        for name in names:
+            np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    (losses,) = (alone[name] for name in names if name.endswith("['loss']"))
+    clipped = [alone[name][-1] for name in names if name.endswith("/clipped']")]
+    assert losses[-1] < losses[0] / 2
+    assert all(steps >= 5 for steps in clipped)
+
+
+def test_both_ways_of_sharding_train_alike(runs):
+    alone, _ = runs
+    for name in [name for name in alone if name.startswith("['in_jit']")]:
+        other = alone[name.replace("in_jit", "in_shard_map")]
+        np.testing.assert_allclose(other, alone[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_both_processes_end_with_the_same_bits(runs):
+    first, second = runs[1]
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(leaf, second[name], err_msg=name)

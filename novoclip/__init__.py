@@ -1,9 +1,10 @@
 """Gradient clipping for JAX: every rule an Optax transform that tells what it did."""
 
 from novoclip.clipping import ClipState, clip
+from novoclip.granularity import groups, resolve_measure, tensors, units
 from novoclip.guards import NonfiniteState, SpikeState, guard_nonfinite, locate_nonfinite, skip_spikes
 from novoclip.limits import Limit, constant, tighter
-from novoclip.measure import Measure, groups, resolve_measure, tensors, units
+from novoclip.measure import Measure
 from novoclip.optimizers import (
     ACClipMemory,
     AdagradMemory,

@@ -69,7 +69,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
         leaves, layout = _stack_small(leaves, layout)
     dtype = common_dtype(leaves)
     ranges = RANGES[jnp.finfo(dtype).bits]
-    sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
+    sizes = block_counts(leaves, layout) if norm == "rms" else 1
 
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
@@ -97,7 +97,7 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     # d||x|| = <x / ||x||, dx>, whose numbers stay in range where those of the squares do not.
     leaves, dleaves = primals[0], tangents[0]
     norms = _root_norms(leaves, layout, norm)
-    sizes = _block_sizes(leaves, layout) if norm == "rms" else 1
+    sizes = block_counts(leaves, layout) if norm == "rms" else 1
     inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
     products = [_product(x, dx, by) for x, dx, by in zip(leaves, dleaves, split(inverse, leaves, layout), strict=True)]
     return norms, _assemble(_reduce(products, layout, jnp.sum), layout, norms.dtype) / sizes
@@ -186,7 +186,7 @@ def _block_count(layout: Layout) -> int:
     return max(layout.block_of, default=-1) + 1
 
 
-def _block_sizes(leaves: list[jax.Array], layout: Layout) -> Any:
+def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     """Return how many numbers each block holds, in the form of the norms."""
     dtype = common_dtype(leaves)
     sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]

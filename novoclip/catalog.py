@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import optax
 
 import novoclip
-from novoclip.measure import PER
+from novoclip.granularity import PER
 
 
 class Entry(NamedTuple):
@@ -77,7 +77,7 @@ CATALOG = (
         novoclip.clip_by_second_moment,
         "clip",
         "hard",
-        ("element", "tensor"),
+        ("element", "tensor", "tree", "unit"),
         (
             {"threshold": 3.0, "form": "proportional"},
             {"threshold": 0.01},
@@ -98,7 +98,7 @@ CATALOG = (
     ),
     Entry(novoclip.clip_by_running_mean, "clip", "hard", PER, ({"per": "tensor"},)),
     Entry(novoclip.adagc, "clip", "hard", ("tensor", "tree", "unit"), ({"warmup": 1},)),
-    Entry(novoclip.adaclip, "clip", "hard", ("tensor",), ({},), norm="max"),
+    Entry(novoclip.adaclip, "clip", "hard", ("tensor", "tree", "unit"), ({},), norm="max"),
     Entry(novoclip.adagn, "clip", "normalize", ("tensor", "tree", "unit"), ({},)),
     Entry(
         novoclip.agc,
@@ -121,7 +121,7 @@ CATALOG = (
         novoclip.clippy,
         "transform",
         "hard",
-        ("tensor",),
+        ("tensor", "tree", "unit"),
         ({"floor": 0.1, "absolute": 1e-3},),
         place="updates",
         needs_params=True,
@@ -166,8 +166,8 @@ CATALOG = (
             ),
             (novoclip.momentum, ("element",), ({"learning_rate": 0.1, "nesterov": True, "weight_decay": 0.01},)),
             (novoclip.scale_by_momentum, ("element",), ({"dampening": 0.5}, {"form": "averaged"})),
-            (novoclip.adagrad, ("element", "tensor", "tree"), ({"learning_rate": 0.1},)),
-            (novoclip.scale_by_adagrad, ("element", "tensor", "tree"), ({"per": "tensor"}, {"per": "tree"})),
+            (novoclip.adagrad, ("element", "tensor", "tree", "unit"), ({"learning_rate": 0.1},)),
+            (novoclip.scale_by_adagrad, ("element", "tensor", "tree", "unit"), ({"per": "tensor"}, {"per": "tree"})),
             (
                 novoclip.rmsprop,
                 ("element",),
@@ -178,13 +178,17 @@ CATALOG = (
             (novoclip.scale_by_adam, ("element",), ({"bias_correction": False},)),
             (novoclip.amsgrad, ("element",), ({"learning_rate": 0.1, "maximum": "corrected"},)),
             (novoclip.scale_by_amsgrad, ("element",), ({},)),
-            (novoclip.novograd, ("tensor",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
-            (novoclip.scale_by_novograd, ("tensor",), ({},)),
-            (novoclip.novoclip, ("element", "tensor"), ({"weight_decay": 0.01, "bias_correction": True},)),
+            (novoclip.novograd, ("tensor", "tree", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_novograd, ("tensor", "tree", "unit"), ({},)),
+            (
+                novoclip.novoclip,
+                ("element", "tensor", "tree", "unit"),
+                ({"weight_decay": 0.01, "bias_correction": True},),
+            ),
             (novoclip.nsgd, ("tree", "tensor", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
             (novoclip.scale_by_nsgd, ("tree", "tensor", "unit"), ({"normalize": "before", "per": "tensor"},)),
-            (novoclip.stable_adamw, ("tensor",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
-            (novoclip.scale_by_stable_adamw, ("tensor",), ({},)),
+            (novoclip.stable_adamw, ("tensor", "tree", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_stable_adamw, ("tensor", "tree", "unit"), ({},)),
             (novoclip.adopt, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
             (novoclip.scale_by_adopt, ("element",), ({},)),
             (novoclip.acclip, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
@@ -197,7 +201,7 @@ CATALOG = (
             ),
             (
                 novoclip.scale_by_novoclip,
-                ("element", "tensor"),
+                ("element", "tensor", "tree", "unit"),
                 ({"threshold": "proportional"}, {"threshold": "proportional", "per": "tensor"}, {"per": "tensor"}),
             ),
         )

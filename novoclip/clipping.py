@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
+from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
-from novoclip.measure import PER, Measure, resolve_measure
+from novoclip.measure import Measure
 from novoclip.mesh import across_devices, leaf_axes, shapes_of, shards
 from novoclip.shapes import SHAPES
 

@@ -4,21 +4,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_choice
-from novoclip.axes import Axes, resolve_axes, resolve_specs
-from novoclip.blocks import NORMS, Layout, block_norms, rescale_leaves
+from novoclip.blocks import Layout, block_counts, block_norms, rescale_leaves, split
 from novoclip.elements import absolute_values, replace_absolute_values
 from novoclip.leaves import NamedLeaf, is_measured, named_leaves
-from novoclip.mesh import leaf_axes, shards_of
-from novoclip.stacks import Stacked, resolve_stacked
+from novoclip.mesh import leaf_axes
 
-PER = ("tree", "tensor", "unit", "element")
+
+def _lacking(*_: Any) -> Any:
+    msg = "this rule's per must be a string, or a Measure made by tensors(), units() or groups()"
+    raise TypeError(msg)
 
 
 class Measure(NamedTuple):
-    """Two functions that turn a tree into the norms of its blocks, and back.
+    """Functions that turn a tree into the norms of its blocks, and back.
 
     Attributes:
       norms: `norms(tree)`: a scalar, or one vector over all blocks, in float32 (float64
@@ -27,181 +28,24 @@ class Measure(NamedTuple):
         multiplied by one factor each so that their norms are `new`. Structure, shapes and
         dtypes stay. A block whose `new` is 0 becomes zeros, even if it held NaN.
       elementwise: whether each number is a block of its own.
+      spread: `spread(values, tree)`: for each leaf the values of its blocks, in a shape that broadcasts
+        to the leaf's. A Measure of your own may do without it and the next two: then rules that hold
+        single numbers to a block's limit, or need a certain norm, refuse it.
+      counts: `counts(tree)`: how many numbers each block has.
+      with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
     """
 
     norms: Callable[[optax.Updates], Any]
     rescale: Callable[[optax.Updates, Any, Any], optax.Updates]
     elementwise: bool = False
+    spread: Callable[[Any, optax.Updates], optax.Updates] = _lacking
+    counts: Callable[[optax.Updates], Any] = _lacking
+    with_norm: Callable[[str], "Measure"] = _lacking
 
 
-def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
-    """Return the Measure that a rule's `per=` and `norm=` name.
+def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
+    """Return the Measure of the blocks that a function lays out over named leaves."""
 
-    Args:
-      per: "tree" (one block), "tensor" (one block a leaf), "unit" (one block an output
-        unit: every axis but the last is reduced, and a leaf of one axis or none is one
-        block), "element" (each number), or a Measure, which brings its own norm.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a block.
-
-    Returns:
-      The Measure.
-
-    Raises:
-      TypeError: if `per` is neither a string nor a Measure.
-      ValueError: if a name is unknown, or `norm` is given beside a Measure.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([12.0])}
-      >>> print(resolve_measure("tree").norms(gradients))
-      13.0
-      >>> print(resolve_measure("tensor", "max").norms(gradients))
-      [ 4. 12.]
-    """
-    if isinstance(per, Measure):
-        if norm != "l2":
-            msg = f"norm={norm!r} has no effect beside a Measure; pass it to groups() or units()"
-            raise ValueError(msg)
-        return per
-    check_choice("per", per, PER)
-    check_choice("norm", norm, NORMS)
-    if per == "element" and norm != "l2":
-        msg = f"norm={norm!r} has no effect on single numbers: leave it out with per='element'"
-        raise ValueError(msg)
-    if per == "element":
-        return Measure(absolute_values, replace_absolute_values, elementwise=True)
-    if per == "unit":
-        return units("flax", norm=norm)
-    if per == "tensor":
-        return _measure(lambda leaves: _whole_leaves(_each(leaves), leaves, "stack"), norm)
-    return _measure(lambda leaves: _whole_leaves((0,) * len(leaves), leaves, "scalar"), norm)
-
-
-def resolve_blocks(per: str | Measure, norm: str = "l2") -> Measure:
-    """Return the Measure, or raise a ValueError if it has no norms that a rule can hold side by side."""
-    measure = resolve_measure(per, norm)
-    if measure.elementwise:
-        msg = f"per must name blocks whose norms can be kept: tree, tensor, unit or a Measure of such; got {per!r}"
-        raise ValueError(msg)
-    return measure
-
-
-def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Measure:
-    """Measure one block for each label.
-
-    Args:
-      label_of: `label_of(path, leaf)` names a leaf's group; `path` reads "a/b/kernel".
-      norm: "l1", "l2", "max" or "rms" of all the numbers in a group.
-
-    Returns:
-      A Measure whose norms are one vector, in the order in which labels first occur.
-
-    Raises:
-      ValueError: if `norm` is unknown.
-      TypeError: if `label_of` is not a function, or returns something that is no string.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> gradients = {"attention": {"k": jnp.array([3.0]), "q": jnp.array([4.0])}, "head": jnp.array([1.0])}
-      >>> print(groups(lambda path, leaf: path.split("/")[0]).norms(gradients))
-      [5. 1.]
-    """
-    check_choice("norm", norm, NORMS)
-    if not callable(label_of):
-        msg = f"label_of must be a function of (path, leaf); got {label_of!r}"
-        raise TypeError(msg)
-
-    def layout(leaves: list[NamedLeaf]) -> Layout:
-        labels = [label_of(path, leaf) for path, leaf in leaves]
-        for label, (path, _) in zip(labels, leaves, strict=True):
-            if not isinstance(label, str):
-                msg = f"label_of must return a string; got {label!r} for {path!r}"
-                raise TypeError(msg)
-        order = list(dict.fromkeys(labels))
-        return _whole_leaves(tuple(order.index(label) for label in labels), leaves, "stack")
-
-    return _measure(layout, norm)
-
-
-def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:
-    """Measure one block for each tensor, and for each layer of tensors that stack several.
-
-    Args:
-      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
-        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a tensor.
-      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the parameters.
-
-    Returns:
-      A Measure whose norms are one vector, leaf after leaf, layer after layer.
-
-    Raises:
-      TypeError: if `stacked` says something that is no integer.
-      ValueError: if `norm` is unknown. In use: if a leaf has fewer axes than layers are counted along.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> params = {"head": jnp.array([12.0, 5.0]), "layers": jnp.array([[3.0, 4.0], [0.0, 1.0]])}
-      >>> print(tensors(stacked={"head": 0, "layers": 1}).norms(params))
-      [13.  5.  1.]
-    """
-
-    def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
-        return tuple(range(layer.ndim))
-
-    return units(all_axes, norm=norm, stacked=stacked, specs=specs)
-
-
-def units(
-    axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2", stacked: Stacked = 0, specs: Any = None
-) -> Measure:
-    """Measure one block for each slice that is left of a leaf when `axes` are reduced.
-
-    Args:
-      axes: the axes that norms are taken over, or a function `axes(path, leaf)` that
-        returns them. For an attention kernel of shape (features, heads, head size), 0
-        makes a unit of each column, and (0, 2) of each head. Or the layout of the kernels: "flax"
-        and "tensorflow" have the outputs in the last axis, "torch" in the first; the other
-        axes are reduced, and a leaf of one axis or none is one block.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
-      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
-        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure. Each layer then has units of its own; `axes` are those of a layer.
-      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the
-        parameters. Not needed elsewhere, nor for leaves that are whole on every device.
-
-    Returns:
-      A Measure whose norms are one vector, leaf after leaf.
-
-    Raises:
-      TypeError: if `axes` are no integers.
-      ValueError: if a name is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
-        mesh axes that `specs` does not name.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> print(units(0).norms({"kernel": jnp.array([[3.0, 1.0], [4.0, 0.0]])}))
-      [5. 1.]
-      >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
-      [5. 1.]
-    """
-    check_choice("norm", norm, NORMS)
-    reduced, spec_of, layers_of = resolve_axes(axes), resolve_specs(specs), resolve_stacked(stacked)
-
-    def axes_of(name: str, leaf: jax.Array) -> tuple[int, ...]:
-        layers = layers_of(name, leaf)
-        layer: Any = jax.ShapeDtypeStruct(leaf.shape[layers:], leaf.dtype)
-        return tuple(axis + layers for axis in reduced(name, layer))
-
-    def layout(leaves: list[NamedLeaf]) -> Layout:
-        split = tuple(shards_of(name, leaf, spec_of.get(name)) for name, leaf in leaves)
-        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=split)
-
-    return _measure(layout, norm)
-
-
-def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
     def norms(tree: optax.Updates) -> jax.Array:
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
@@ -211,13 +55,32 @@ def _measure(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measu
         rescaled = iter(rescale_leaves([leaf for _, leaf in named], layout_of(named), old, new))
         return jax.tree.map(lambda leaf: next(rescaled) if is_measured(leaf) else leaf, tree)
 
-    return Measure(norms, rescale)
+    def spread(values: jax.Array, tree: optax.Updates) -> optax.Updates:
+        named = named_leaves(tree)
+        parts = iter(split(values, [leaf for _, leaf in named], layout_of(named)))
+        return jax.tree.map(lambda leaf: next(parts) if is_measured(leaf) else leaf, tree)
+
+    def counts(tree: optax.Updates) -> Any:
+        named = named_leaves(tree)
+        return block_counts([leaf for _, leaf in named], layout_of(named))
+
+    return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other))
 
 
-def _whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:
+def whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:
+    """Return the Layout in which each leaf belongs to one block as a whole."""
     axes = tuple(tuple(range(leaf.ndim)) for _, leaf in leaves)
     return Layout(block_of, axes, form, over=tuple(leaf_axes(*leaf) for leaf in leaves))
 
 
-def _each(leaves: list[NamedLeaf]) -> tuple[int, ...]:
-    return tuple(range(len(leaves)))
+def _own(values: Any, tree: optax.Updates) -> Any:
+    del tree
+    return values
+
+
+def _ones(tree: optax.Updates) -> Any:
+    return jax.tree.map(lambda size: jnp.ones((), size.dtype), absolute_values(tree))
+
+
+# Each number is a block of its own, by any norm.
+ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones)

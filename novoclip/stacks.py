@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from novoclip.axes import AxesOf
 from novoclip.leaves import entry_for, path_name
 
 Stacked = Any  # an integer, a function of (path, leaf), or a tree of integers that is a prefix of the parameters
@@ -24,6 +25,17 @@ def resolve_stacked(stacked: Stacked) -> StackedOf:
             _checked(entry, path_name(path), None)
     count = stacked if callable(stacked) else entry_for(stacked)
     return lambda name, leaf: _checked(count(name, leaf), name, leaf)
+
+
+def within_layers(axes_of: AxesOf, layers_of: StackedOf) -> AxesOf:
+    """Return the function that applies another to a layer of each leaf, and counts its axes in the whole leaf."""
+
+    def axes_of_leaf(name: str, leaf: jax.Array) -> tuple[int, ...]:
+        layers = layers_of(name, leaf)
+        layer: Any = jax.ShapeDtypeStruct(leaf.shape[layers:], leaf.dtype)
+        return tuple(axis + layers for axis in axes_of(name, layer))
+
+    return axes_of_leaf
 
 
 def _checked(entry: Any, name: str, leaf: Any) -> int:

@@ -169,6 +169,16 @@ def test_a_limit_whose_memory_does_not_begin_with_the_blocks_is_refused():
         novoclip.clip("tensor", shared).init({"a": jnp.ones(2), "b": jnp.ones(2)})
 
 
+@pytest.mark.parametrize("rule", [novoclip.adaclip, novoclip.clippy, novoclip.scale_by_novograd])
+def test_rules_with_a_norm_of_their_own_refuse_blocks_that_have_no_other(rule):
+    own = novoclip.Measure(lambda tree: jnp.ones(()), lambda tree, old, new: tree)
+    for measure in (own, novoclip.singular_values()):
+        with pytest.raises(TypeError, match=r"per must be a string, or a Measure made by tensors\(\), units\(\)"):
+            rule(per=measure)
+    with pytest.raises(ValueError, match="per must name blocks whose norms can be kept"):
+        rule(per="element")
+
+
 def test_a_limit_that_needs_parameters_says_so():
     relative = novoclip.Limit(lambda norms: (), lambda norms, memory, sizes=None, **extra: (0.1 * sizes, memory), True)
     rule = novoclip.clip("tensor", relative)

@@ -59,6 +59,12 @@ def test_flax_train_state():
     assert re.search(r"clip/clipped +\d{2,}", text)
 
 
+def test_data_parallel():
+    found = re.search(r"8 devices: distance from the true curve (\S+) -> (\S+)", output("data_parallel"))
+    before, after = map(float, found.groups())
+    assert after < before / 3
+
+
 def test_nnx_optimizer():
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", output("nnx_optimizer"))]
     assert losses[0] > 4

@@ -408,7 +408,7 @@ def test_wrong_arguments_of_optimizers_are_named():
         (lambda: novoclip.adam(0.1, nonfinite="zero"), "nonfinite must be one of 'skip', 'propagate'"),
         (lambda: novoclip.momentum(0.1, nesterov=True, dampening=0.1), "dampening must be None"),
         (lambda: novoclip.novoclip(threshold="other"), "threshold must be one of 'inverse', 'proportional'"),
-        (lambda: novoclip.adagrad(0.1, per="unit"), "per must be one of"),
+        (lambda: novoclip.adagrad(0.1, per="layer"), "per must be one of"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

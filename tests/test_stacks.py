@@ -16,8 +16,7 @@ RULES = [
     (entry, per)
     for entry in CATALOG
     for per in ("tensor", "unit")
-    # clip_by_second_moment clips numbers, and takes no Measure.
-    if "per" in inspect.signature(entry.make).parameters and entry.kind == "clip" and entry.clips is None
+    if "per" in inspect.signature(entry.make).parameters and per in entry.per
 ]
 
 
@@ -51,6 +50,19 @@ def test_stacked_layers_are_layers(entry, per):
     expected = five_steps(entry.make(**arguments, per=per), unstack)
     found = unstack(five_steps(entry.make(**arguments, per=measure), lambda tree: tree))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9), found, expected)
+
+
+def test_centralizing_stacked_kernels_is_that_of_each():
+    expected = five_steps(novoclip.centralize(), unstack)
+    found = unstack(five_steps(novoclip.centralize(stacked=STACKED), lambda tree: tree))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
+def test_every_rule_that_knows_tensors_or_units_can_be_told_of_stacks():
+    for entry in CATALOG:
+        parameters = inspect.signature(entry.make).parameters
+        whole = {"any", "tree", "element"}.issuperset(entry.per)
+        assert whole or {"per", "stacked"} & set(parameters), entry.name
 
 
 def test_spectral_clipping_of_stacked_matrices_is_that_of_each():

@@ -10,10 +10,10 @@ import optax
 
 from novoclip.arguments import check_choice, check_integer
 from novoclip.clipping import count_up
+from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
 from novoclip.leaves import reject_integers
 from novoclip.limits import Limit, choose
-from novoclip.measure import resolve_measure
 from novoclip.rules.deviation import deviations_of_history
 from novoclip.wrappers.inner import checked_inner
 

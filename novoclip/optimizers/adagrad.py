@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Number, Schedulable, check_choice, check_number
-from novoclip.measure import resolve_measure
+from novoclip.arguments import Number, Schedulable, check_number
+from novoclip.granularity import resolve_fixed
+from novoclip.measure import Measure
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import block_sizes, divide, over_tensors, real_zeros
+from novoclip.optimizers.moments import block_shapes, block_sizes, divide, real_zeros
 from novoclip.safe_math import hypotenuse
-
-GRANULARITIES = ("element", "tensor", "tree")
 
 
 class AdagradMemory(NamedTuple):
@@ -27,32 +26,28 @@ class AdagradMemory(NamedTuple):
 
 
 def _adagrad(
-    eps: Schedulable, eps_root: Schedulable, initial_accumulator: Number, per: str, nu_dtype: Any
+    eps: Schedulable, eps_root: Schedulable, initial_accumulator: Number, per: str | Measure, nu_dtype: Any
 ) -> Algorithm:
     for name, number in (("eps", eps), ("eps_root", eps_root), ("initial_accumulator", initial_accumulator)):
         check_number(name, number)
-    check_choice("per", per, GRANULARITIES)
     check_dtype("nu_dtype", nu_dtype)
-    blocks = resolve_measure("tree" if per == "tree" else "tensor")
+    blocks = resolve_fixed(per, elements=True)
 
     def init(shapes: Any) -> AdagradMemory:
-        roots = shapes if per == "element" else jax.eval_shape(blocks.norms, shapes)
+        roots = block_shapes(blocks, shapes)
         first = jnp.sqrt(jnp.asarray(initial_accumulator))
         return AdagradMemory(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 
     def learn(gradients: Any, memory: AdagradMemory, step: Step) -> AdagradMemory:
         del step
-        if per == "element":
-            return AdagradMemory(jax.tree.map(lambda g, r: hypotenuse(r, jnp.abs(g)), gradients, memory.root))
-        root = hypotenuse(memory.root, block_sizes(blocks, gradients))
-        return AdagradMemory(jnp.minimum(root, jnp.finfo(root.dtype).max))
+
+        def add(root: jax.Array, size: jax.Array) -> jax.Array:
+            return jnp.minimum(hypotenuse(root, size), jnp.finfo(root.dtype).max)
+
+        return AdagradMemory(jax.tree.map(add, memory.root, block_sizes(blocks, gradients)))
 
     def direction(gradients: Any, memory: AdagradMemory, step: Step) -> Any:
-        roots = memory.root
-        if per == "tensor":
-            roots = over_tensors(roots, gradients)
-        elif per == "tree":
-            roots = jax.tree.map(lambda _: memory.root, gradients)
+        roots = blocks.spread(memory.root, gradients)
         return divide(gradients, roots, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction)
@@ -63,7 +58,7 @@ def scale_by_adagrad(
     eps: Schedulable = 1e-10,
     eps_root: Schedulable = 0.0,
     initial_accumulator: Number = 0.0,
-    per: str = "element",
+    per: str | Measure = "element",
     nu_dtype: Any = None,
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -76,7 +71,8 @@ def scale_by_adagrad(
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       initial_accumulator: G_0, at least 0. Optax and Keras have eps=0, eps_root=1e-7, initial_accumulator=0.1.
-      per: "element" for Adagrad; "tensor" or "tree" for AdaGrad-Norm.
+      per: "element" for Adagrad; for AdaGrad-Norm "tensor", "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
@@ -111,7 +107,7 @@ def adagrad(
     eps: Schedulable = 1e-10,
     eps_root: Schedulable = 0.0,
     initial_accumulator: Number = 0.0,
-    per: str = "element",
+    per: str | Measure = "element",
     nu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
     weight_decay: Schedulable | None = None,
@@ -128,7 +124,8 @@ def adagrad(
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       initial_accumulator: G_0, at least 0. Optax and Keras have eps=0, eps_root=1e-7, initial_accumulator=0.1.
-      per: "element" for Adagrad; "tensor" or "tree" for AdaGrad-Norm.
+      per: "element" for Adagrad; for AdaGrad-Norm "tensor", "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
       weight_decay: at least 0, or None: a float, an array or a schedule.

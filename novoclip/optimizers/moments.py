@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.measure import Measure
-from novoclip.mesh import zeros_like
+from novoclip.mesh import broadcast_like, zeros_like
 from novoclip.safe_math import hypotenuse, ratio
 
 Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
@@ -67,20 +67,18 @@ def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any
     inside = jnp.sqrt(eps_root)
 
     def quotient(x: jax.Array, root: jax.Array) -> jax.Array:
-        size = jnp.where(inside > 0, hypotenuse(root, jnp.broadcast_to(inside, root.shape)), root) + eps
+        size = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root) + eps
         empty = size == 0  # and not `size > 0`, which would turn NaN into 0
-        return ratio(jnp.where(empty, 0, x), jnp.where(empty, 1, size))
+        return ratio(jnp.where(broadcast_like(empty, x), 0, x), jnp.where(empty, 1, size))
 
     return jax.tree.map(quotient, numbers, roots)
 
 
-def block_sizes(measure: Measure, tree: Any) -> jax.Array:
+def block_shapes(measure: Measure, shapes: Any) -> Any:
+    """Return what block_sizes would have for shapes: of single numbers, the shapes themselves, wherever they lie."""
+    return shapes if measure.elementwise else jax.eval_shape(measure.norms, shapes)
+
+
+def block_sizes(measure: Measure, tree: Any) -> Any:
     """Return the norms of blocks; of finite numbers whose norm is beyond the range of numbers, the largest."""
-    norms = measure.norms(tree)
-    return jnp.minimum(norms, jnp.finfo(norms.dtype).max)
-
-
-def over_tensors(vector: jax.Array, like: Any) -> Any:
-    """Return a tree whose leaves are the entries of a vector over the tensors of another tree."""
-    tree: Any = jax.tree.structure(like)
-    return tree.unflatten([vector[i] for i in range(tree.num_leaves)])
+    return jax.tree.map(lambda norms: jnp.minimum(norms, jnp.finfo(norms.dtype).max), measure.norms(tree))

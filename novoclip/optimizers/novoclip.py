@@ -7,11 +7,22 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
+from novoclip.granularity import resolve_fixed
+from novoclip.measure import Measure
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import average, debiased, divide, ones_average, over_root, real_zeros, scalar, zeros
-from novoclip.optimizers.thresholds import TENSORS, each_of, inverse, proportional
+from novoclip.optimizers.moments import (
+    average,
+    block_shapes,
+    debiased,
+    divide,
+    ones_average,
+    over_root,
+    real_zeros,
+    scalar,
+    zeros,
+)
+from novoclip.optimizers.thresholds import inverse, proportional
 
-GRANULARITIES = ("element", "tensor")
 CLIPPING = {"inverse": 1.0, "proportional": 3.0}
 
 
@@ -37,13 +48,13 @@ def _novoclip(
     eps: Schedulable,
     clipping: Schedulable | None,
     threshold: str,
-    per: str,
+    per: str | Measure,
     bias_correction: bool,
     mu_dtype: Any,
     nu_dtype: Any,
 ) -> Algorithm:
     check_choice("threshold", threshold, tuple(CLIPPING))
-    check_choice("per", per, GRANULARITIES)
+    blocks = resolve_fixed(per, elements=True)
     scale = CLIPPING[threshold] if clipping is None else clipping
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0, exclude_high=True)
@@ -55,17 +66,17 @@ def _novoclip(
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> NovoClipMemory:
-        roots = shapes if per == "element" else jax.eval_shape(TENSORS.norms, shapes)
+        roots = block_shapes(blocks, shapes)
         weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
         return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 
     def learn(gradients: Any, memory: NovoClipMemory, step: Step) -> NovoClipMemory:
         first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
         if threshold == "inverse":
-            clipped, root = inverse(gradients, memory.root, per, second, by)
+            clipped, root = inverse(gradients, memory.root, blocks, second, by)
             weight = ones_average(memory.root_weight, second)
         else:
-            clipped, root, weight = proportional(gradients, memory.root, memory.root_weight, per, second, by)
+            clipped, root, weight = proportional(gradients, memory.root, memory.root_weight, blocks, second, by)
         mu_weight = ones_average(memory.mu_weight, first)
         return NovoClipMemory(average(clipped, memory.mu, first), root, mu_weight, weight)
 
@@ -74,7 +85,7 @@ def _novoclip(
         if bias_correction:
             mu = debiased(mu, memory.mu_weight)
             root = over_root(root, memory.root_weight)
-        root = each_of(root, gradients, per)
+        root = blocks.spread(root, gradients)
         return divide(mu, root, step.value(eps, "eps"), jnp.zeros((), step.dtype))
 
     return Algorithm(init, learn, direction)
@@ -87,7 +98,7 @@ def scale_by_novoclip(
     eps: Schedulable = 1e-8,
     clipping: Schedulable | None = None,
     threshold: str = "inverse",
-    per: str = "element",
+    per: str | Measure = "element",
     bias_correction: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
@@ -114,8 +125,9 @@ def scale_by_novoclip(
       clipping: C in squared gradient units, 1.0 by default ("inverse"), or a number of deviations,
         at least 1, 3.0 by default ("proportional"): a float, an array or a schedule.
       threshold: "inverse" or "proportional".
-      per: "element" keeps a v for each number; "tensor" one for each tensor, from the squared norm of
-        its gradient, as NovoGrad does. There the proportional form compares with sqrt(v / size).
+      per: "element" keeps a v for each number; "tensor", "tree", "unit" or a Measure, such as
+        `novoclip.tensors(stacked=1)`, one for each block, from the squared norm of its gradient, as NovoGrad
+        does. There the proportional form compares with sqrt(v / size).
       bias_correction: whether to divide m and v by the weights that they have gathered.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise.
@@ -155,7 +167,7 @@ def novoclip(
     eps: Schedulable = 1e-8,
     clipping: Schedulable | None = None,
     threshold: str = "inverse",
-    per: str = "element",
+    per: str | Measure = "element",
     bias_correction: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
@@ -176,7 +188,7 @@ def novoclip(
       eps: at least 0, likewise.
       clipping: C, 1.0 by default, or a number of deviations, 3.0 by default.
       threshold: "inverse" or "proportional".
-      per: "element" keeps a v for each number, "tensor" one for each tensor.
+      per: "element" keeps a v for each number; "tensor", "tree", "unit" or a Measure one for each block.
       bias_correction: whether to divide m and v by the weights that they have gathered.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise.

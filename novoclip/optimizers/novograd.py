@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_number
-from novoclip.measure import resolve_measure
+from novoclip.granularity import resolve_fixed
+from novoclip.measure import Measure
 from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import block_sizes, divide, over_tensors, real_zeros, root_average, zeros
+from novoclip.optimizers.moments import block_shapes, block_sizes, divide, real_zeros, root_average, zeros
 
 
 class NovoGradMemory(NamedTuple):
@@ -30,6 +31,7 @@ def _novograd(
     eps: Schedulable,
     weight_decay: Schedulable | None,
     weight_decay_mask: Any,
+    per: str | Measure,
     mu_dtype: Any,
 ) -> Algorithm:
     for name, number in (("b1", b1), ("b2", b2)):
@@ -38,15 +40,15 @@ def _novograd(
     if weight_decay is not None:
         check_number("weight_decay", weight_decay)
     check_dtype("mu_dtype", mu_dtype)
-    tensors = resolve_measure("tensor")
+    blocks = resolve_fixed(per)
 
     def init(shapes: Any) -> NovoGradMemory:
-        return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(jax.eval_shape(tensors.norms, shapes)))
+        return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(block_shapes(blocks, shapes)))
 
     def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
-        norms = block_sizes(tensors, gradients)
+        norms = block_sizes(blocks, gradients)
         root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
-        pulled = divide(gradients, over_tensors(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
+        pulled = divide(gradients, blocks.spread(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by, _ = step.decay(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)
@@ -65,6 +67,7 @@ def scale_by_novograd(
     eps: Schedulable = 1e-8,
     weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
+    per: str | Measure = "tensor",
     mu_dtype: Any = None,
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -80,6 +83,8 @@ def scale_by_novograd(
       eps: at least 0, likewise.
       weight_decay: inside the moment, at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
@@ -103,7 +108,7 @@ def scale_by_novograd(
       Ginsburg et al., `Training deep networks with stochastic gradient normalized by layerwise
       adaptive second moments <https://arxiv.org/abs/1905.11286>`_, 2019.
     """
-    return scale_by(_novograd(b1, b2, eps, weight_decay, weight_decay_mask, mu_dtype), nonfinite=nonfinite)
+    return scale_by(_novograd(b1, b2, eps, weight_decay, weight_decay_mask, per, mu_dtype), nonfinite=nonfinite)
 
 
 def novograd(
@@ -114,6 +119,7 @@ def novograd(
     eps: Schedulable = 1e-8,
     weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
+    per: str | Measure = "tensor",
     mu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
     nonfinite: str = "skip",
@@ -130,6 +136,8 @@ def novograd(
       eps: at least 0, likewise.
       weight_decay: inside the moment, at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
@@ -158,7 +166,7 @@ def novograd(
     1 / sqrt(1 - b2) times too long, and has b1 = 0.9, b2 = 0.25.
     """
     return optimizer(
-        _novograd(b1, b2, eps, weight_decay, weight_decay_mask, mu_dtype),
+        _novograd(b1, b2, eps, weight_decay, weight_decay_mask, per, mu_dtype),
         learning_rate,
         clip=clip,
         nonfinite=nonfinite,

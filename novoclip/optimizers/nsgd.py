@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice
-from novoclip.measure import Measure, resolve_blocks
+from novoclip.granularity import resolve_blocks
+from novoclip.measure import Measure
 from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
 from novoclip.optimizers.momentum import MomentumMemory, momentum_algorithm
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_number
-from novoclip.measure import resolve_measure
+from novoclip.granularity import resolve_fixed
+from novoclip.measure import Measure
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, optimizer, scale_by
-from novoclip.optimizers.moments import debiased, over_tensors
+from novoclip.optimizers.moments import debiased
 from novoclip.safe_math import ratio
 
 
@@ -21,13 +22,14 @@ def _stable_adamw(
     max_rms: Schedulable,
     weight_decay: Schedulable | None,
     weight_decay_mask: Any,
+    per: str | Measure,
     mu_dtype: Any,
 ) -> Algorithm:
     check_number("max_rms", max_rms, exclude_low=True)
     if weight_decay is not None:
         check_number("weight_decay", weight_decay)
     adam = adam_algorithm(b1, b2, eps, 0.0, True, mu_dtype, None)
-    tensors = resolve_measure("tensor", "rms")
+    blocks = resolve_fixed(per, "rms")
 
     def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
         small = step.value(eps, "eps")
@@ -37,9 +39,9 @@ def _stable_adamw(
             size = jnp.maximum(r, small)
             return ratio(g, jnp.where(size > 0, size, 1).astype(g.dtype))
 
-        excess = tensors.norms(jax.tree.map(surprise, gradients, root)) / step.value(max_rms, "max_rms")
+        excess = blocks.norms(jax.tree.map(surprise, gradients, root)) / step.value(max_rms, "max_rms")
         pulled = add_decay(adam.direction(gradients, memory, step), step, rate=weight_decay, mask=weight_decay_mask)
-        divisors = over_tensors(jnp.maximum(1, excess), pulled)
+        divisors = blocks.spread(jnp.maximum(1, excess), pulled)
         return jax.tree.map(lambda u, by: u / by.astype(u.dtype), pulled, divisors)
 
     return Algorithm(adam.init, adam.learn, direction)
@@ -53,6 +55,7 @@ def scale_by_stable_adamw(
     max_rms: Schedulable = 1.0,
     weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
+    per: str | Measure = "tensor",
     mu_dtype: Any = None,
     nonfinite: str = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -71,6 +74,8 @@ def scale_by_stable_adamw(
       max_rms: above 0, likewise.
       weight_decay: shortened with the direction: at least 0, or None, likewise.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
 
@@ -99,7 +104,7 @@ def scale_by_stable_adamw(
       Wortsman et al., `Stable and low-precision training for large-scale vision-language models
       <https://arxiv.org/abs/2304.13013>`_, 2023.
     """
-    algorithm = _stable_adamw(b1, b2, eps, max_rms, weight_decay, weight_decay_mask, mu_dtype)
+    algorithm = _stable_adamw(b1, b2, eps, max_rms, weight_decay, weight_decay_mask, per, mu_dtype)
     return scale_by(algorithm, nonfinite=nonfinite)
 
 
@@ -112,6 +117,7 @@ def stable_adamw(
     max_rms: Schedulable = 1.0,
     weight_decay: Schedulable | None = None,
     weight_decay_mask: Any = None,
+    per: str | Measure = "tensor",
     mu_dtype: Any = None,
     clip: optax.GradientTransformation | None = None,
     nonfinite: str = "skip",
@@ -128,6 +134,8 @@ def stable_adamw(
       max_rms: of a tensor's gradient over its second moment, above 0, likewise.
       weight_decay: shortened with the direction: at least 0, or None, likewise.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
       nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
@@ -153,7 +161,7 @@ def stable_adamw(
       <https://arxiv.org/abs/2304.13013>`_, 2023.
     """
     return optimizer(
-        _stable_adamw(b1, b2, eps, max_rms, weight_decay, weight_decay_mask, mu_dtype),
+        _stable_adamw(b1, b2, eps, max_rms, weight_decay, weight_decay_mask, per, mu_dtype),
         learning_rate,
         clip=clip,
         nonfinite=nonfinite,

@@ -5,14 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from novoclip.leaves import path_name
-from novoclip.measure import resolve_measure
-from novoclip.mesh import leaf_axes, shards
-from novoclip.optimizers.moments import Decay, block_sizes, ones_average, over_tensors, root_average
+from novoclip.measure import ELEMENTS, Measure
+from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
 from novoclip.safe_math import ratio
-
-ELEMENTS = resolve_measure("element")
-TENSORS = resolve_measure("tensor")
 
 
 def clipped_at(gradients: Any, limits: Any) -> Any:
@@ -21,45 +16,35 @@ def clipped_at(gradients: Any, limits: Any) -> Any:
     return ELEMENTS.rescale(gradients, sizes, jax.tree.map(jnp.minimum, sizes, limits))
 
 
-def inverse(gradients: Any, root: Any, per: str, decay: Decay, c: jax.Array) -> tuple[Any, Any]:
+def inverse(gradients: Any, root: Any, blocks: Measure, decay: Decay, c: jax.Array) -> tuple[Any, Any]:
     """Return the gradients clipped at c / sqrt(v), and sqrt(v), which learned from them before."""
-    root = root_average(sizes_of(gradients, per), root, decay)
+    root = root_average(block_sizes(blocks, gradients), root, decay)
 
     def limit(r: jax.Array) -> jax.Array:
         return jnp.where(r > 0, ratio(c, jnp.where(r > 0, r, 1)), jnp.inf)
 
-    return clipped_at(gradients, jax.tree.map(limit, each_of(root, gradients, per))), root
+    return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients)), root
 
 
-def proportional(gradients: Any, root: Any, weight: Any, per: str, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
+def proportional(
+    gradients: Any, root: Any, weight: Any, blocks: Measure, decay: Decay, k: jax.Array
+) -> tuple[Any, Any, Any]:
     """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
 
-    def limit(path: Any, g: jax.Array, r: jax.Array, w: jax.Array) -> jax.Array:
-        # Per tensor, v is a sum over the numbers: a number is compared with their root mean square.
-        count = 1 if per == "element" else max(g.size * shards(leaf_axes(path_name(path), g)), 1)
+    def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
+        # v is a sum over a block's numbers: a number is compared with their root mean square.
         return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), jnp.inf)
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.
         return jnp.where(size > 0, new, old)
 
-    roots, weights = each_of(root, gradients, per), each_of(weight, gradients, per)
-    limits = jax.tree_util.tree_map_with_path(limit, gradients, roots, weights)
-    clipped = clipped_at(gradients, limits)
-    sizes = sizes_of(clipped, per)
+    limits = jax.tree.map(limit, root, weight, blocks.counts(gradients))
+    clipped = clipped_at(gradients, blocks.spread(limits, gradients))
+    sizes = block_sizes(blocks, clipped)
     weights = jax.tree.map(lambda w: ones_average(w, decay), weight)
     return (
         clipped,
         jax.tree.map(learn, root_average(sizes, root, decay), root, sizes),
         jax.tree.map(learn, weights, weight, sizes),
     )
-
-
-def sizes_of(gradients: Any, per: str) -> Any:
-    """Return what v averages: moduli, or the tensors' norms."""
-    return jax.tree.map(jnp.abs, gradients) if per == "element" else block_sizes(TENSORS, gradients)
-
-
-def each_of(root: Any, like: Any, per: str) -> Any:
-    """Return sqrt(v) as a tree like the gradients."""
-    return root if per == "element" else over_tensors(root, like)

@@ -9,8 +9,9 @@ import optax
 from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
 from novoclip.blocks import length
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_blocks
 from novoclip.limits import Limit, choose
-from novoclip.measure import Measure, resolve_blocks
+from novoclip.measure import Measure
 from novoclip.safe_math import wide_ratio
 
 

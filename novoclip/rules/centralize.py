@@ -14,10 +14,11 @@ from novoclip.clipping import ClipState
 from novoclip.leaves import is_measured, narrow, path_name, reject_integers
 from novoclip.mesh import shards, shards_of
 from novoclip.rules.record import record
+from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
 
 def centralize(
-    axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax", *, specs: Any = None
+    axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax", *, stacked: Stacked = 0, specs: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Subtract from each output's gradient its mean over the inputs (gradient centralization).
 
@@ -27,6 +28,7 @@ def centralize(
     Args:
       axes: as in `units`: the layout of the kernels, "flax" and "tensorflow" (outputs in the last
         axis) or "torch" (in the first), axes, or a function `axes(path, leaf)`.
+      stacked: how many leading axes of a leaf count layers, as in `units`.
       specs: inside `jax.shard_map`, a tree of PartitionSpecs like the parameters, for leaves that are split.
 
     Returns:
@@ -34,7 +36,7 @@ def centralize(
       before, and whose limit is infinite.
 
     Raises:
-      TypeError: if `axes` are no integers.
+      TypeError: if `axes` are no integers, or `stacked` says something that is none.
       ValueError: if the layout is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
         mesh axes that `specs` does not name.
 
@@ -53,7 +55,8 @@ def centralize(
     `optax.centralize` averages over every axis but the first, which is right for torch's layout:
     for Flax's kernels it is the mean over the outputs of each input.
     """
-    reduced, spec_of = resolve_axes(axes), resolve_specs(specs)
+    layers_of, spec_of = resolve_stacked(stacked), resolve_specs(specs)
+    axes_of = within_layers(resolve_axes(axes), layers_of)
     watch = record()
 
     def centered(path: Any, leaf: Any) -> Any:
@@ -62,10 +65,10 @@ def centralize(
         leaf = jnp.asarray(leaf)
         zero = jnp.zeros((), leaf.dtype)
         kept = jnp.where(jnp.isfinite(leaf), leaf, zero)
-        if leaf.ndim < 2:
-            return kept
         name = path_name(path)
-        over = reduced(name, leaf)
+        if leaf.ndim - layers_of(name, leaf) < 2:
+            return kept
+        over = axes_of(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
         split = shards_of(name, leaf, spec_of.get(name))

@@ -9,9 +9,11 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_up, new_norm
+from novoclip.granularity import resolve_fixed
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import constant
-from novoclip.measure import resolve_measure
+from novoclip.measure import Measure
+from novoclip.mesh import broadcast_like
 from novoclip.safe_math import wide_ratio
 
 
@@ -20,6 +22,7 @@ def clippy(
     absolute: Schedulable = 1e-7,
     *,
     floor: Schedulable = 0.0,
+    per: str | Measure = "tensor",
     nonfinite: str = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Scale each tensor's update down until none of its numbers moves far beside its weight (Clippy).
@@ -35,6 +38,8 @@ def clippy(
       relative: step allowed, as a share of the weight: at least 0, a float, an array or a schedule.
       absolute: step allowed besides, above 0, in the parameters' units, likewise.
       floor: weights count as at least this share of their tensor's root mean square, likewise.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
 
     Returns:
@@ -43,8 +48,8 @@ def clippy(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, or `nonfinite` is unknown. In `update`: if the
-        parameters are absent.
+      ValueError: if a number is out of its range, a name is unknown, or `per` is "element". In `update`: if
+        the parameters are absent.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,7 +69,7 @@ def clippy(
     check_number("absolute", absolute, exclude_low=True)
     check_number("floor", floor)
     check_choice("nonfinite", nonfinite, NONFINITE)
-    largest, rms = resolve_measure("tensor", "max"), resolve_measure("tensor", "rms")
+    largest, rms = resolve_fixed(per, "max"), resolve_fixed(per, "rms")
     start = clip(largest, constant(1.0))
 
     def excess(updates: optax.Updates, params: optax.Params, sizes: jax.Array, step: jax.Array) -> jax.Array:
@@ -75,17 +80,19 @@ def clippy(
             value_at(value, step, number, name)
             for value, name in ((relative, "relative"), (floor, "floor"), (absolute, "absolute"))
         )
-        tensors = iter(zip(rms.norms(params).astype(dtype), sizes.astype(dtype), strict=True))
+        beneath = least * rms.norms(params).astype(dtype)
+        divisors = jnp.where(sizes > 0, sizes, 1).astype(dtype)
 
-        def each(u: Any, w: Any) -> Any:
+        def each(u: Any, w: Any, lowest: Any, size: Any) -> Any:
             if not is_measured(u):
                 return u
-            typical, size = next(tensors)
-            weight = jnp.maximum(jnp.abs(w).astype(dtype), least * typical)
-            part = wide_ratio(jnp.abs(u).astype(dtype), jnp.broadcast_to(jnp.where(size > 0, size, 1), jnp.shape(u)))
+            u = jnp.asarray(u)
+            weight = jnp.maximum(jnp.abs(w).astype(dtype), lowest)
+            part = wide_ratio(jnp.abs(u).astype(dtype), broadcast_like(size, u))
             return part / (share * weight + beside)
 
-        return largest.norms(jax.tree.map(each, updates, params))
+        spread = (largest.spread(values, updates) for values in (beneath, divisors))
+        return largest.norms(jax.tree.map(each, updates, params, *spread))
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any

@@ -4,8 +4,9 @@ import optax
 
 from novoclip.arguments import Schedulable
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_measure
 from novoclip.limits import constant
-from novoclip.measure import Measure, resolve_measure
+from novoclip.measure import Measure
 
 
 def normalize_by_norm(

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.clipping import ClipState, clip
+from novoclip.granularity import resolve_blocks
 from novoclip.limits import constant
-from novoclip.measure import Measure, resolve_blocks
+from novoclip.measure import Measure
 
 
 def record(*, per: str | Measure = "tree", norm: str = "l2") -> optax.GradientTransformationExtraArgs:

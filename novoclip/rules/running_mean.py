@@ -8,8 +8,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose
-from novoclip.measure import Measure, resolve_measure
+from novoclip.measure import Measure
 
 
 class RunningMeanMemory(NamedTuple):

@@ -8,12 +8,13 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
 from novoclip.clipping import ClipState, advance_element_counts, clip, new_norm, start_counts
+from novoclip.granularity import resolve_fixed
 from novoclip.limits import Limit, choose
-from novoclip.measure import resolve_measure
+from novoclip.measure import ELEMENTS, Measure
+from novoclip.mesh import broadcast_like
 from novoclip.safe_math import hypotenuse, ratio
 
 FORMS = ("inverse", "proportional")
-GRANULARITIES = ("element", "tensor")
 
 
 class SecondMomentMemory(NamedTuple):
@@ -97,7 +98,7 @@ def clip_by_second_moment(
     threshold: Schedulable,
     b2: Schedulable = 0.999,
     *,
-    per: str = "element",
+    per: str | Measure = "element",
     form: str = "inverse",
     shape: str = "hard",
     nonfinite: str = "zero",
@@ -119,9 +120,9 @@ def clip_by_second_moment(
       threshold: at least 0, in squared gradient units ("inverse"), or at least 1, in
         deviations ("proportional"): a float, an array or a schedule.
       b2: decay of v in [0, 1]: a float, an array or a schedule.
-      per: "element" keeps one v a number, "tensor" one a leaf, from the mean of g^2; either
-        way, numbers are clipped. In the proportional form the latter learns from
-        min(root mean square, c).
+      per: "element" keeps one v a number; "tensor", "tree", "unit" or a Measure, of which only the
+        blocks count, one a block, from the mean of g^2. Either way, numbers are clipped. In the
+        proportional form the latter learns from min(root mean square, c).
       form: "inverse" or "proportional".
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets NaN to 0 (per tensor: a tensor that is not finite to zeros);
@@ -131,7 +132,7 @@ def clip_by_second_moment(
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `SecondMomentMemory`.
-      It is kept in float32 (float64 for float64 parameters). Per tensor, the state's
+      It is kept in float32 (float64 for float64 parameters). Per block, the state's
       `norms` are root mean squares, and its `limits` those of the numbers.
 
     Raises:
@@ -156,33 +157,31 @@ def clip_by_second_moment(
     SPAM keeps Adam's own v, starts late, and replaces numbers beyond 71 deviations only.
     """
     limit = second_moment(threshold, b2=b2, form=form)
-    check_choice("per", per, GRANULARITIES)
     check_flag("count", count)
-    elements = resolve_measure("element")
-    if per == "element":
-        return clip(elements, limit, shape, nonfinite=nonfinite, count=count)
-    tensors = resolve_measure("tensor", "rms")
-    by_tensor = clip(tensors, limit, shape, nonfinite=nonfinite, count=False)
+    blocks = resolve_fixed(per, "rms", elements=True)
+    if blocks.elementwise:
+        return clip(blocks, limit, shape, nonfinite=nonfinite, count=count)
+    by_block = clip(blocks, limit, shape, nonfinite=nonfinite, count=False)
 
     def init(params: optax.Params) -> ClipState:
-        state = by_tensor.init(params)
+        state = by_block.init(params)
         return start_counts(state) if count else state
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        _, state = by_tensor.update(updates, state, params, **extra)
+        _, state = by_block.update(updates, state, params, **extra)
         # Not from the state, whose dtype may be narrower than the gradients'.
-        finite = jnp.isfinite(tensors.norms(updates))
+        finite = jnp.isfinite(blocks.norms(updates))
         bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
-        sizes = elements.norms(updates)
-        leaves = jax.tree.leaves(sizes)
-        tree: Any = jax.tree.structure(sizes)
-        limits = [bounds[i].astype(size.dtype) for i, size in enumerate(leaves)]
-        new = [new_norm(*each, shape, nonfinite, elementwise=True) for each in zip(leaves, limits, strict=True)]
+        sizes = ELEMENTS.norms(updates)
+        spread = [blocks.spread(values, sizes) for values in (bounds, finite)]
+        limits, usable = (jax.tree.map(broadcast_like, values, sizes) for values in spread)
+        limits = jax.tree.map(lambda c, n: c.astype(n.dtype), limits, sizes)
+        new = jax.tree.map(lambda n, c: new_norm(n, c, shape, nonfinite, elementwise=True), sizes, limits)
         if count:
-            known = [jnp.where(finite[i], size, jnp.nan) for i, size in enumerate(leaves)]
-            state = advance_element_counts(state, tree.unflatten(known), tree.unflatten(limits))
-        return elements.rescale(updates, sizes, tree.unflatten(new)), state
+            known = jax.tree.map(lambda n, ok: jnp.where(ok, n, jnp.nan), sizes, usable)
+            state = advance_element_counts(state, known, limits)
+        return ELEMENTS.rescale(updates, sizes, new), state
 
     return optax.GradientTransformationExtraArgs(init, update)

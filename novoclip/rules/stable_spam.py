@@ -8,9 +8,10 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
 from novoclip.limits import Limit, choose
-from novoclip.measure import Measure, resolve_blocks, resolve_measure
+from novoclip.measure import Measure
 from novoclip.safe_math import hypotenuse, ratio, square_root
 
 
@@ -63,25 +64,24 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
     return Limit(_empty, update)
 
 
-def _spikes() -> Measure:
-    tensors = resolve_measure("tensor", "max")
+def _spikes(per: str | Measure) -> Measure:
+    blocks = resolve_fixed(per, "max")
 
     def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
-        scaled = tensors.rescale(tree, old, new)
-        bounds = iter(new)
-
-        def choose_each(leaf: Any, smaller: Any) -> Any:
+        def choose_each(leaf: Any, smaller: Any, bound: Any) -> Any:
             if not is_measured(leaf):
                 return leaf
-            within = jnp.abs(jnp.asarray(leaf)).astype(new.dtype) <= next(bounds)
+            within = jnp.abs(jnp.asarray(leaf)).astype(new.dtype) <= bound
             return jnp.where(within, leaf, smaller)
 
-        return jax.tree.map(choose_each, tree, scaled)
+        return jax.tree.map(choose_each, tree, blocks.rescale(tree, old, new), blocks.spread(new, tree))
 
-    return Measure(tensors.norms, rescale)
+    return blocks._replace(rescale=rescale)
 
 
-def adaclip(decay: Schedulable = 0.999, *, nonfinite: str = "zero") -> optax.GradientTransformationExtraArgs:
+def adaclip(
+    decay: Schedulable = 0.999, *, per: str | Measure = "tensor", nonfinite: str = "zero"
+) -> optax.GradientTransformationExtraArgs:
     """Scale down the numbers of a tensor that are beyond the average of its maxima (AdaClip of Stable-SPAM).
 
     With n_t = max |g| of a tensor and c_t the running mean of n_1 ... n_t, corrected for its bias,
@@ -89,6 +89,8 @@ def adaclip(decay: Schedulable = 0.999, *, nonfinite: str = "zero") -> optax.Gra
 
     Args:
       decay: of the mean, in [0, 1]: a float, an array or a schedule.
+      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
+        `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
         Neither enters the mean.
 
@@ -97,7 +99,7 @@ def adaclip(decay: Schedulable = 0.999, *, nonfinite: str = "zero") -> optax.Gra
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `decay` is out of its range, or `nonfinite` is unknown.
+      ValueError: if `decay` is out of its range, a name is unknown, or `per` is "element".
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,7 +118,7 @@ def adaclip(decay: Schedulable = 0.999, *, nonfinite: str = "zero") -> optax.Gra
     authors' code corrects the bias with a step counter that their momentum reset sets back, which
     switches the rule off for hundreds of steps; the counter here is its own.
     """
-    return clip(_spikes(), _average_of_maxima(decay), nonfinite=nonfinite)
+    return clip(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite)
 
 
 def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit:

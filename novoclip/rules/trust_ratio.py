@@ -8,8 +8,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit
-from novoclip.measure import Measure, resolve_measure
+from novoclip.measure import Measure
 from novoclip.safe_math import ratio
 
 

@@ -4,8 +4,8 @@ import optax
 
 from novoclip.arguments import Schedulable
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_measure
 from novoclip.limits import constant
-from novoclip.measure import resolve_measure
 
 
 def clip_by_value(

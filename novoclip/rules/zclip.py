@@ -9,8 +9,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
+from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose
-from novoclip.measure import Measure, resolve_measure
+from novoclip.measure import Measure
 from novoclip.safe_math import hypotenuse, square_root
 
 MODES = ("adaptive_scaling", "mean", "percentile")

@@ -2,23 +2,30 @@
 
     from novoclip.testing import Subject, check_contract
 
-    def test_my_rule_keeps_the_contract():
+    def test_my_transform():
+        check_contract(my_transform(0.1))
+
+    def test_my_rule():
         check_contract(Subject(my_rule(1.0), per="tensor"))
 
-Each check raises an AssertionError that says what was expected and what came.
+The first takes any `optax.GradientTransformation`; the second also checks what a rule made by `novoclip.clip`
+promises. Each check raises an AssertionError that says what was expected and what came.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from novoclip.testing import descent, interface, numerics, places
+import optax
+
+from novoclip.testing import descent, interface, numerics, places, properties
 from novoclip.testing.subject import Subject
 
 MEASURED = ("clip", "record")
 OPTIMIZER = ("optimizer",)
 WRAPPER = ("wrapper",)
 TRANSFORM = ("transform",)
-ANY = (*MEASURED, *OPTIMIZER, *WRAPPER, *TRANSFORM)
+OURS = (*MEASURED, *OPTIMIZER, *WRAPPER, *TRANSFORM)
+ANY = (*OURS, "any")
 CLIP = ("clip",)
 SHAPES_WITHIN = ("hard", "drop")
 SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "smooth", "normalize")
@@ -43,13 +50,14 @@ class Check(NamedTuple):
 
 CHECKS = (
     Check(interface.extra_arguments_are_accepted),
-    Check(interface.state_is_a_named_tuple_that_optax_can_search),
+    Check(interface.state_is_a_named_tuple_that_optax_can_search, OURS),
     Check(interface.state_never_changes_its_type),
     Check(interface.init_takes_abstract_and_numpy_parameters),
-    Check(interface.leaves_without_numbers_pass),
-    Check(interface.updates_keep_the_gradients_types),
-    Check(interface.integer_gradients_raise),
-    Check(interface.metrics_are_found_in_a_chain),
+    Check(interface.missing_and_empty_leaves_pass),
+    Check(interface.float0_leaves_pass, OURS),
+    Check(interface.updates_keep_the_gradients_types, OURS),
+    Check(interface.integer_gradients_raise, OURS),
+    Check(interface.metrics_are_found_in_a_chain, OURS),
     Check(numerics.norms_are_those_of_float64, MEASURED),
     Check(numerics.the_bound_is_honoured, CLIP),
     Check(numerics.sudden_gradients_are_made_smaller, CLIP),
@@ -68,21 +76,25 @@ CHECKS = (
     Check(places.donated_buffers_are_distinct),
     Check(places.one_program_serves_every_step),
     Check(places.carried_through_cond_and_optax_wrappers),
+    Check(properties.every_chex_variant_agrees),
+    Check(properties.finite_gradients_give_finite_updates),
 )
 
 
-def check_contract(subject: Subject) -> None:
+def check_contract(subject: Subject | optax.GradientTransformation) -> None:
     """Run every check that applies to the subject.
 
     Args:
-      subject: a transform, and what it promises.
+      subject: a transform and what it promises; a transform alone promises what any does.
 
     Raises:
-      TypeError: if `subject` is no Subject.
+      TypeError: if `subject` is neither.
       AssertionError: naming the check that failed.
     """
+    if isinstance(subject, optax.GradientTransformation):
+        subject = Subject(subject, "any", strict=False)
     if not isinstance(subject, Subject):
-        msg = f"subject must be a Subject, such as Subject(transform, per='tree'); got {subject!r}"
+        msg = f"subject must be a GradientTransformation, or a Subject with what it promises; got {subject!r}"
         raise TypeError(msg)
     for check in CHECKS:
         if check.applies(subject):

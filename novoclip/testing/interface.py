@@ -55,20 +55,31 @@ def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
     _assert_equal(subject.init(jax.tree.map(np.asarray, params)), state)
 
 
-def leaves_without_numbers_pass(subject: Subject) -> None:
-    """None, MaskedNode, float0, empty trees and empty leaves come back as they were."""
+def missing_and_empty_leaves_pass(subject: Subject) -> None:
+    """None, MaskedNode, empty trees and empty leaves come back as they were, and change nothing in others."""
     extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3), jnp.float32)}
-    params = random_tree() | extras | {"steps": jnp.zeros(2, jnp.int32)}
-    gradients = random_tree(1) | extras | {"steps": np.zeros(2, jax.dtypes.float0)}
-    updates, _ = subject.update(gradients, subject.init(params), params)
-    assert _structure(updates) == _structure(gradients), "the structure changed"
-    assert updates["steps"].dtype == jax.dtypes.float0, "float0 was lost"
-    bare, _ = subject.update(random_tree(1), subject.init(random_tree()), random_tree())
-    for name, leaf in bare.items():
-        np.testing.assert_array_equal(updates[name], leaf)
+    updates = _beside(subject, extras, extras)
+    assert _structure(updates) == _structure(random_tree() | extras), "the structure changed"
     for tree in ({}, (), {"nothing": jnp.zeros((0, 3))}):
         updates, _ = subject.update(tree, subject.init(tree), tree)
         assert jax.tree.map(_type, updates) == jax.tree.map(_type, tree), f"{tree} became {updates}"
+
+
+def float0_leaves_pass(subject: Subject) -> None:
+    """The float0 gradient of an integer parameter comes back as it was, and changes nothing in others."""
+    steps = np.zeros(2, jax.dtypes.float0)
+    updates = _beside(subject, {"steps": jnp.zeros(2, jnp.int32)}, {"steps": steps})
+    assert updates["steps"].dtype == jax.dtypes.float0, "float0 was lost"
+
+
+def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
+    """Return the updates of these leaves beside others, whose own are as they are alone."""
+    params = random_tree() | params
+    updates, _ = subject.update(random_tree(1) | gradients, subject.init(params), params)
+    alone, _ = subject.update(random_tree(1), subject.init(random_tree()), random_tree())
+    for name, leaf in alone.items():
+        np.testing.assert_array_equal(updates[name], leaf)
+    return updates
 
 
 def updates_keep_the_gradients_types(subject: Subject) -> None:
@@ -77,7 +88,10 @@ def updates_keep_the_gradients_types(subject: Subject) -> None:
     mixed = {name: leaf.astype(kinds[i % len(kinds)]) for i, (name, leaf) in enumerate(random_tree().items())}
     for gradients in (*(random_tree(1, dtype) for dtype in kinds), mixed):
         updates, _ = subject.update(gradients, subject.init(random_tree()), random_tree())
-        assert jax.tree.map(_type, updates) == jax.tree.map(_type, gradients), f"{gradients} became {updates}"
+        assert _structure(updates) == _structure(gradients), f"{_structure(gradients)} became {_structure(updates)}"
+        for name, leaf in gradients.items():
+            before, after = _type(leaf), _type(updates[name])
+            assert before == after, f"{name!r} of {before[1]}{before[0]} became {after[1]}{after[0]}"
 
 
 def integer_gradients_raise(subject: Subject) -> None:

@@ -17,9 +17,10 @@ class Subject(NamedTuple):
     """A transform, and what it promises.
 
     Attributes:
-      transform: the transform. Its state is a NamedTuple with a field `steps`: a `novoclip.ClipState`
-        for "clip" and "record", an `OptimizerState` for "optimizer".
-      kind: "clip", "record", "optimizer", "wrapper" (around another transform), or "transform" (any other).
+      transform: the transform. For every kind but "any" its state is a NamedTuple with a field `steps`: a
+        `novoclip.ClipState` for "clip" and "record", an `OptimizerState` for "optimizer".
+      kind: "clip", "record", "optimizer", "wrapper" (around another transform), "transform" (any other with
+        such a state), or "any" (whatever its state is).
       shape: what becomes of a block beyond its limit, as in `novoclip.clip`.
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.clipping import count_up
+from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
-from novoclip.measure import resolve_measure
 from novoclip.mesh import shapes_of, zeros_like
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 

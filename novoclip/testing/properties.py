@@ -1,0 +1,72 @@
+"""Checks by chex and Hypothesis: every way to compile and place a call, and gradients of any kind of number."""
+
+from typing import Any
+import unittest
+
+import chex
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from novoclip.testing.subject import Subject, random_tree
+
+# Beyond, sums of a few of them leave the range of float32.
+LARGEST = 2.0**100
+MIXED = {"kernel": ((3, 2), jnp.float32), "bias": ((2,), jnp.bfloat16), "scale": ((), jnp.float32)}
+
+
+def every_chex_variant_agrees(subject: Subject) -> None:
+    """With and without jit, with and without device, and under pmap: one result, of the gradients' types."""
+    params, gradients = random_tree(), random_tree(1)
+    state = subject.init(params)
+    expected = subject.update(gradients, state, params)
+
+    class Variants(chex.TestCase):
+        """One test, which chex multiplies."""
+
+        @chex.all_variants
+        def test_update(self) -> None:
+            updates, after = self.variant(subject.update)(gradients, state, params)
+            chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
+            chex.assert_trees_all_close((updates, after), expected, rtol=1e-5, atol=1e-6)
+
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Variants).run(result)
+    for _, trace in (*result.failures, *result.errors):
+        raise AssertionError(trace)
+    assert result.testsRun > len(result.skipped), "chex ran no variant"
+
+
+def finite_gradients_give_finite_updates(subject: Subject) -> None:
+    """For trees of any finite numbers to 2^100, zeros and denormals among them, in float32 and bfloat16."""
+    params = {name: jnp.ones(shape, dtype) for name, (shape, dtype) in MIXED.items()}
+    update = jax.jit(chex.assert_max_traces(subject.update, n=1))
+
+    @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.tuples(_trees(), _trees(), _trees()))
+    def steps(all_gradients: Any) -> None:
+        state = subject.init(params)
+        for gradients in all_gradients:
+            updates, after = update(gradients, state, params)
+            again, _ = update(gradients, state, params)
+            chex.assert_trees_all_equal(updates, again)
+            chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+            chex.assert_tree_all_finite(updates)
+            state = after
+
+    chex.clear_trace_counter()
+    steps()
+
+
+def _trees() -> st.SearchStrategy[dict[str, jax.Array]]:
+    number = st.floats(-LARGEST, LARGEST, width=32) | st.sampled_from([0.0, -0.0, 2.0**-140, LARGEST, -LARGEST, 1.0])
+
+    def leaf(shape: tuple[int, ...], dtype: Any) -> st.SearchStrategy[jax.Array]:
+        size = int(np.prod(shape))
+        numbers = st.lists(number, min_size=size, max_size=size)
+        return numbers.map(lambda found: jnp.asarray(np.reshape(np.array(found, np.float32), shape)).astype(dtype))
+
+    return st.fixed_dictionaries({name: leaf(*kind) for name, kind in MIXED.items()})

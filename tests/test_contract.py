@@ -13,7 +13,7 @@ def pairs(cases, checks):
     ]
 
 
-# Where a transform runs hardly depends on options and aliases, nor its interface on float64: those are in the full product.
+# Where a transform runs hardly depends on options and aliases, nor its interface on float64: that is left to -m full.
 FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
 OTHERS = [case for case in CASES if all(case is not first for first in FIRST)]
 PLACES = [check for check in CHECKS if check.run.__module__ in (places.__name__, properties.__name__)]

@@ -1,12 +1,8 @@
 """A run that was killed goes on as if it had not been; a state fits other meshes, and later releases."""
 
 import json
-import os
-from pathlib import Path
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -19,28 +15,15 @@ import orbax.checkpoint as ocp
 import pytest
 
 from novoclip.testing.subject import random_tree
-from tests import interrupted, worker
+from tests import interrupted, programs, worker
 from tests.states import save
 from tests.states.rules import RULES
 
-ROOT = Path(__file__).parent.parent
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 def start(folder, seed):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.interrupted", str(folder), str(seed)],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return programs.start("tests.interrupted", folder, seed)
 
 
 def first_step(process):

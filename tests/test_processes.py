@@ -1,17 +1,12 @@
 """Two processes of four devices train as one process of eight does."""
 
-import os
-from pathlib import Path
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests import worker
-
-ROOT = Path(__file__).parent.parent
+from tests import programs, worker
 
 
 def free_port():
@@ -24,22 +19,8 @@ def free_port():
 
 
 def start(devices, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.worker", *map(str, arguments)],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return programs.start("tests.worker", *arguments, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
 
 
 def finish(processes):

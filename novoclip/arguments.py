@@ -1,7 +1,7 @@
 """Checks of arguments at construction, and the value of a number that may be a schedule.
 
-Only Python and NumPy numbers are checked by value. A JAX array may be a tracer, so
-it is checked by dtype and shape alone.
+Only Python and NumPy numbers are checked by value. A JAX array may be a tracer, so it is checked by
+dtype and shape alone: what `inject_hyperparams` makes must not raise in eager mode where it does not under jit.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def check_number(
     exclude_low: bool = False,
     exclude_high: bool = False,
 ) -> None:
-    """Raise unless `value` is a schedule, a traced array, or a number in [low, high]."""
+    """Raise unless `value` is a schedule, a JAX array, or a number in [low, high]."""
     if callable(value):
         return
     brackets = "(" if exclude_low else "[", ")" if exclude_high else "]"
@@ -46,7 +46,7 @@ def check_number(
     if len(shape) > 1:
         msg = f"{name} must be a scalar or a vector with one entry a block; got shape {shape}"
         raise ValueError(msg)
-    if isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
+    if isinstance(value, jax.Array):
         return
     array = np.asarray(value)
     above = (array > low) if exclude_low else (array >= low)

@@ -122,7 +122,7 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
     Args:
       stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
         function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure.
+        of their outer structure, with an entry for each leaf or above it.
       norm: "l1", "l2", "max" or "rms" of the numbers in a tensor.
       specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the parameters.
 
@@ -160,7 +160,8 @@ def units(
       norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
       stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
         function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure. Each layer then has units of its own; `axes` are those of a layer.
+        of their outer structure, with an entry for each leaf or above it. Each layer
+        then has units of its own; `axes` are those of a layer.
       specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the
         parameters. Not needed elsewhere, nor for leaves that are whole on every device.
 

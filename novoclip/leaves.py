@@ -40,15 +40,22 @@ def named_leaves(tree: Any) -> list[NamedLeaf]:
     return [(path_name(path), jnp.asarray(leaf)) for path, leaf in found if is_measured(leaf)]
 
 
-def entry_for(prefix: Any) -> Callable[[str, Any], Any]:
-    """Return the function of (path, leaf) that finds the entry of a tree which is a prefix of the parameters."""
+def entry_for(prefix: Any, argument: str) -> Callable[[str, Any], Any]:
+    """Return the function of (path, leaf) that finds the entry of a tree which is a prefix of the parameters.
+
+    Raises:
+      ValueError: in use, if it has no entry for a leaf: then what it names is not what was meant.
+    """
     entries = {path_name(path): entry for path, entry in jax.tree_util.tree_leaves_with_path(prefix)}
 
     def find(name: str, _: Any) -> Any:
-        # An entry holds for all leaves below its path; where there is none, as under None, it is False.
+        # An entry holds for all leaves below its path.
         parts = name.split("/")
-        above = ("/".join(parts[:end]) for end in range(len(parts), -1, -1))
-        return next((entries[path] for path in above if path in entries), False)
+        for end in range(len(parts), -1, -1):
+            if (path := "/".join(parts[:end])) in entries:
+                return entries[path]
+        msg = f"{argument} has no entry for {name!r}, but for {', '.join(map(repr, entries)) or 'nothing'}"
+        raise ValueError(msg)
 
     return find
 

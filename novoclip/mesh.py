@@ -58,13 +58,11 @@ def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
     """Return an array, whose first axes are those of a leaf, varying and split over devices as the leaf is."""
     array = vary(array, leaf)
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
-    if not isinstance(kind.sharding, NamedSharding):
-        return array
-    place = NamedSharding(kind.sharding.mesh, kind.sharding.spec)
-    if isinstance(place.mesh, Mesh):
-        return jax.device_put(array, place)
+    if _is_placed(kind):
+        return jax.device_put(array, kind.sharding)
     # With automatic axis types the split is not in the type of what is traced, and follows by itself.
-    return jax.sharding.reshard(array, place) if any(place.spec) else array
+    split = isinstance(kind.sharding, NamedSharding) and any(kind.sharding.spec)
+    return jax.sharding.reshard(array, kind.sharding) if split else array
 
 
 def broadcast_like(array: jax.Array, leaf: Any) -> jax.Array:
@@ -81,20 +79,34 @@ def whole(array: jax.Array) -> jax.Array:
 
 def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any = None) -> jax.Array:
     """Return the zeros that a ShapeDtypeStruct describes, made where they belong."""
-    concrete = isinstance(shape.sharding, NamedSharding) and isinstance(shape.sharding.mesh, Mesh)
-    zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=shape.sharding if concrete else None)
+    place = shape.sharding if _is_placed(shape) else None
+    zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=place)
     return placed_like(zeros, shape)
 
 
+def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return `jax.eval_shape(function, tree)`, found anew: its cache does not know what was said."""
+
+    def fresh(tree: Any) -> Any:
+        return function(tree)
+
+    return jax.eval_shape(fresh, tree)
+
+
 def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return `jax.eval_shape(function, tree)` of a function of each leaf, with the shardings of concrete leaves."""
+    """Return the `eval_shape` of a function of each leaf, with the shardings that the leaves have."""
 
     def described(leaf: Any, shape: Any) -> Any:
-        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-        known = concrete and shape is not None and isinstance(leaf.sharding, NamedSharding)
-        return shape.update(sharding=leaf.sharding) if known else shape
+        traced = shape is None or isinstance(leaf, jax.core.Tracer)
+        return shape.update(sharding=leaf.sharding) if not traced and _is_placed(leaf) else shape
 
-    return jax.tree.map(described, tree, jax.eval_shape(function, tree))
+    return jax.tree.map(described, tree, eval_shape(function, tree))
+
+
+def _is_placed(leaf: Any) -> bool:
+    """Whether a leaf, or what describes it, lies on the devices of a mesh."""
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
 
 
 def shards(axes: Sequence[str]) -> int:

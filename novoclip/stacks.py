@@ -18,12 +18,12 @@ def resolve_stacked(stacked: Stacked) -> StackedOf:
 
     Raises:
       TypeError: if `stacked` holds something that is no integer. In use: if it returns such.
-      ValueError: in use, if a leaf has fewer axes.
+      ValueError: in use, if a leaf has fewer axes, or no entry in a tree.
     """
     if not callable(stacked):
         for path, entry in jax.tree_util.tree_leaves_with_path(stacked):
             _checked(entry, path_name(path), None)
-    count = stacked if callable(stacked) else entry_for(stacked)
+    count = stacked if callable(stacked) else entry_for(stacked, "stacked")
     return lambda name, leaf: _checked(count(name, leaf), name, leaf)
 
 

@@ -100,11 +100,20 @@ def test_a_schedule_is_read_at_the_step_that_counts_from_0():
     assert limits == [1.0, 2.0, 4.0]
 
 
-@pytest.mark.parametrize("array", [np.array, jnp.array])
 @pytest.mark.parametrize("wrong", [-1.0, np.nan, [1.0, -1.0]])
-def test_arrays_are_checked_as_numbers_are(array, wrong):
+def test_arrays_of_numpy_are_checked_as_numbers_are(wrong):
     with pytest.raises(ValueError, match=r"max_norm must be a number in \[0, inf\], an array or a schedule; got "):
-        novoclip.clip_by_norm(array(wrong))
+        novoclip.clip_by_norm(np.array(wrong))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_injected_numbers_may_round_to_their_bound_or_be_nan(jit):
+    for make, numbers in ((novoclip.scale_by_adam, {"b2": 0.99999999}), (novoclip.clip_by_norm, {"max_norm": np.nan})):
+        schedules = {name: lambda _, number=number: jnp.float32(number) for name, number in numbers.items()}
+        static = tuple(name for name in inspect.signature(make).parameters if name not in numbers)
+        rule = optax.inject_hyperparams(make, static_args=static)(**schedules)
+        updates, _ = (jax.jit if jit else lambda update: update)(rule.update)(jnp.ones(2), rule.init(jnp.ones(2)))
+        assert updates.shape == (2,)
 
 
 def test_a_negative_value_of_a_schedule_counts_as_0():
@@ -149,9 +158,9 @@ def test_wrong_counts_raise(name, value):
         rule(**{name: value})
 
 
-def test_the_contract_takes_subjects():
-    with pytest.raises(TypeError, match=r"subject must be a Subject, such as Subject\(transform"):
-        check_contract(novoclip.clip_by_global_norm(1.0))
+def test_the_contract_takes_transforms_and_subjects():
+    with pytest.raises(TypeError, match="subject must be a GradientTransformation, or a Subject with what it promises"):
+        check_contract(novoclip.clip_by_global_norm)
 
 
 def test_groups_and_units_name_what_is_wrong():

@@ -53,6 +53,10 @@ def trained(optimizer, evaluated=lambda params, state: params, start=None):
     return state, loss_of(evaluated(start, optimizer.init(start))), loss_of(evaluated(weights, state))
 
 
+def times_clipped(state):
+    return max(int(value) for name, value in novoclip.metrics(state).items() if name.endswith("/clipped"))
+
+
 def label(tree):
     return {name: jax.tree.map(lambda _, name=name: name, part) for name, part in tree.items()}
 
@@ -99,6 +103,7 @@ def test_it_trains_inside(optimizer, counted):
     assert after < 0.5 * before
     steps = [int(value) for name, value in novoclip.metrics(state).items() if name.endswith("/steps")]
     assert counted in steps
+    assert times_clipped(state) > 0
 
 
 def test_a_norm_around_groups_is_the_root_of_the_squares_of_those_in_each():
@@ -129,14 +134,16 @@ def test_lookahead_trains():
     (last, state), _ = jax.jit(lambda run: jax.lax.scan(step, run, length=STEPS))((pair, optimizer.init(pair)))
     assert loss_of(last.slow) < 0.5 * loss_of(pair.slow)
     assert int(novoclip.metrics(state)["clip/steps"]) == STEPS
+    assert times_clipped(state) > 0
 
 
 def test_schedule_free_trains():
     optimizer = optax.contrib.schedule_free(optax.chain(RULE, optax.sgd(0.3)), 0.3, b1=0.9)
-    _, before, after = trained(
+    state, before, after = trained(
         optimizer, lambda weights, state: optax.contrib.schedule_free_eval_params(state, weights)
     )
     assert after < 0.5 * before
+    assert times_clipped(state) > 0
 
 
 def test_a_limit_on_a_schedule_of_inject_hyperparams_is_kept():
@@ -203,6 +210,7 @@ def test_a_linen_train_state_trains(frozen):
         state = step(state)
     assert error(state.params) < 0.5 * first
     assert int(novoclip.metrics(state.opt_state)["clip/0/steps"]) == STEPS
+    assert times_clipped(state.opt_state) > 0
 
 
 def test_an_nnx_optimizer_trains():
@@ -218,6 +226,7 @@ def test_an_nnx_optimizer_trains():
     losses = [step(model, optimizer) for _ in range(STEPS)]
     assert losses[-1] < 0.5 * losses[0]
     assert int(novoclip.metrics(optimizer.opt_state)["clip/0/steps"]) == STEPS
+    assert times_clipped(optimizer.opt_state) > 0
 
 
 def test_equinox_modules_with_functions_among_their_leaves_train():
@@ -236,6 +245,7 @@ def test_equinox_modules_with_functions_among_their_leaves_train():
         loss, model, state = step(model, state)
         losses.append(loss)
     assert losses[-1] < 0.5 * losses[0]
+    assert times_clipped(state) > 0
 
 
 def test_haiku_parameters_train():
@@ -262,6 +272,7 @@ def test_haiku_parameters_train():
         weights, state = step(weights, state)
     assert error(weights) < 0.5 * error(first)
     assert state[0].norms.shape == (2,)
+    assert times_clipped(state) > 0
 
 
 @pytest.mark.parametrize("guarded", [False, True])

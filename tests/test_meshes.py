@@ -130,7 +130,9 @@ def test_without_the_record_gradients_count_as_the_same_everywhere(mesh):
 def told(rule):
     """The rule, told what shard_map does not record with check_vma=False."""
     rule = novoclip.across_shards(rule, axis_name="model", sharded=lambda path, _: path != "whole")
-    return novoclip.across_shards(rule, axis_name="data", sharded={"columns": False, "vector": True})
+    return novoclip.across_shards(
+        rule, axis_name="data", sharded={"columns": False, "rows": False, "vector": True, "whole": False}
+    )
 
 
 @pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
@@ -159,8 +161,28 @@ def test_pmap_takes_leaves_as_the_same_everywhere_unless_told(told_so, norm):
     np.testing.assert_allclose(novoclip.metrics(of_one_device)["clip/norm"], norm, rtol=1e-6)
 
 
+def test_what_is_said_is_asked_anew_at_every_call(mesh):
+    blocks = novoclip.units(0, specs={"w": P(None, "model"), "other": P("model")})
+    for make in (novoclip.clip_by_norm, novoclip.scale_by_novograd):
+        rule = make(1.0, per=blocks) if make is novoclip.clip_by_norm else make(per=blocks)
+        for sharded in (False, True, False):
+
+            def norms(gradients, rule=rule, sharded=sharded):
+                # Without a leaf that is sharded there would be nothing to say.
+                gradients = {"w": gradients, "other": jnp.ones(1)}
+                said = {"w": sharded, "other": True}
+                told_rule = novoclip.across_shards(rule, axis_name="model", sharded=said)
+                _, state = told_rule.update(gradients, told_rule.init(gradients))
+                return jax.tree.leaves(state)[-1]
+
+            found = jax.shard_map(norms, mesh=mesh, in_specs=P(None, "model"), out_specs=P(), check_vma=False)
+            jax.eval_shape(found, jnp.ones((2, 12)))
+
+
 def test_with_the_record_nothing_said_counts_twice(mesh):
-    rule, gradients = told(novoclip.clip_by_global_norm(1.0)), tree()
+    rule, gradients = novoclip.clip_by_global_norm(1.0), tree()
+    for axis in ("model", "data"):
+        rule = novoclip.across_shards(rule, axis_name=axis, sharded=True)
     _, reported = on_mesh(functools.partial(scanned, rule), mesh)(gradients, gradients)
     expected = STEPS * novoclip.resolve_measure("tree").norms(gradients)
     np.testing.assert_allclose(reported["clip/norm"], expected, rtol=1e-6)
@@ -175,6 +197,14 @@ def test_across_shards_names_what_is_wrong():
         across(axis_name=(), sharded=True)
     with pytest.raises(TypeError, match=r"sharded must say True or False; got 1 for 'a'"):
         jax.vmap(across(axis_name="i", sharded={"a": 1}).init, axis_name="i")({"a": jnp.ones((2, 3))})
+    for wrong, message in (
+        ({"b": True}, "sharded has no entry for 'a', but for 'b'"),
+        (None, "sharded has no entry for 'a', but for nothing"),
+        (lambda path, _: path == "b", "sharded says True for no leaf, of 'a' and so on"),
+    ):
+        shards = across(axis_name="i", sharded=wrong)
+        with pytest.raises(ValueError, match=message):
+            jax.vmap(lambda g, shards=shards: shards.update(g, shards.init(g)), axis_name="i")({"a": jnp.ones((2, 3))})
     typo = across(axis_name="device", sharded=True)
     with pytest.raises(ValueError, match="axis_name='device' is not mapped here: call update inside"):
         jax.pmap(lambda g: typo.update(g, typo.init(g)), axis_name="devices")(jnp.ones((8, 2)))

@@ -29,7 +29,10 @@ def finish(processes):
         outputs = [process.communicate(timeout=90)[0] for process in processes]
         return all(process.returncode == 0 for process in processes), "\n".join(outputs)
     except subprocess.TimeoutExpired as error:
-        return False, f"no end after {error.timeout} s"
+        for process in processes:
+            process.kill()
+        outputs = [process.communicate()[0] for process in processes]
+        return False, "\n".join([f"no end after {error.timeout} s", *outputs])
     finally:
         for process in processes:
             process.kill()

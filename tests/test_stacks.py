@@ -73,7 +73,7 @@ def test_spectral_clipping_of_stacked_matrices_is_that_of_each():
 
 def test_layers_are_counted_by_a_number_a_function_or_a_tree():
     params = stack(0)
-    by_tree = novoclip.tensors(stacked={"layers": {"bias": 1, "kernel": 1}}).norms(params)
+    by_tree = novoclip.tensors(stacked={"head": 0, "layers": {"bias": 1, "kernel": 1}}).norms(params)
     by_prefix = novoclip.tensors(stacked=STACKED).norms(params)
     by_function = novoclip.tensors(stacked=lambda path, leaf: "layers" in path).norms(params)
     np.testing.assert_array_equal(by_tree, by_prefix)
@@ -83,5 +83,7 @@ def test_layers_are_counted_by_a_number_a_function_or_a_tree():
     for wrong in (1.5, -1, {"layers": "1"}, lambda path, leaf: None):
         with pytest.raises(TypeError, match="stacked must say how many leading axes count layers; got"):
             novoclip.tensors(stacked=wrong).norms(params)
+    with pytest.raises(ValueError, match="stacked has no entry for 'head', but for 'layer'"):
+        novoclip.tensors(stacked={"layer": 1}).norms(params)
     with pytest.raises(ValueError, match=r"stacked=3, but 'head' has shape \(4, 2\)"):
         novoclip.tensors(stacked=3).norms(params)

@@ -272,8 +272,11 @@ def test_gradients_of_no_examples_or_of_one_batch_are_refused():
         rule.update(params, state, params)
     with pytest.raises(ValueError, match=r"one leading axis of examples; got leaves with \{'a': 3, 'b': 4\} of them"):
         rule.update({"a": jnp.zeros((3, 4)), "b": jnp.zeros((4, 4, 2))}, state)
-    updates, _ = rule.update(jax.tree.map(lambda leaf: leaf[None], params), state, params)
+    examples = jax.tree.map(lambda leaf: leaf[None], params)
+    updates, _ = rule.update(examples, state, params)
     assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+    frozen, _ = rule.update(examples | {"b": None}, rule.init(params | {"b": None}), params)
+    assert frozen["b"] is None
 
 
 def norms_of(gradients):

@@ -13,7 +13,7 @@ import optax
 import novoclip
 
 STEPS = 20
-SPECS = {"up": P(None, "model"), "bias": P("model"), "down": P("model", None), "shift": P()}
+SPECS = {"up": P(None, "model"), "bias": P("model"), "down": P("model", None), "shift": P("data")}
 BATCH = (P("data", None), P("data", None))
 
 
@@ -33,10 +33,10 @@ def optimizer():
     )
 
 
-def squared_error(params, batch, sum_over=lambda x: x):
+def squared_error(params, batch, sum_over=lambda part: part, whole=lambda part: part):
     x, y = batch
     hidden = jnp.tanh(x @ params["up"] + params["bias"])
-    return jnp.sum((sum_over(hidden @ params["down"]) + params["shift"] - y) ** 2)
+    return jnp.sum((sum_over(hidden @ params["down"]) + whole(params["shift"]) - y) ** 2)
 
 
 def train(params, batch, gradient):
@@ -66,7 +66,12 @@ def in_jit(_):
 def in_shard_map(mesh):
     def gradient(params, batch):
         def loss_of(params):
-            total = squared_error(params, batch, lambda part: jax.lax.psum(part, "model"))
+            total = squared_error(
+                params,
+                batch,
+                lambda part: jax.lax.psum(part, "model"),
+                lambda part: jax.lax.all_gather(part, "data", tiled=True),
+            )
             return jax.lax.psum(total, "data") / (batch[0].shape[0] * jax.lax.psum(1, "data"))
 
         return jax.value_and_grad(loss_of)(params)

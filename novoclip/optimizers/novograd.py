@@ -18,7 +18,7 @@ class NovoGradMemory(NamedTuple):
 
     Attributes:
       mu: m, a tree like the parameters.
-      root: sqrt(v), one vector over the tensors.
+      root: sqrt(v), a vector over the tensors, or whatever `per` names.
     """
 
     mu: Any

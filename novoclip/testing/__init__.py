@@ -19,6 +19,7 @@ import optax
 
 from novoclip.testing import descent, interface, numerics, places, properties
 from novoclip.testing.subject import Subject
+from novoclip.wrappers.inner import checked_inner
 
 MEASURED = ("clip", "record")
 OPTIMIZER = ("optimizer",)
@@ -91,8 +92,8 @@ def check_contract(subject: Subject | optax.GradientTransformation) -> None:
       TypeError: if `subject` is neither.
       AssertionError: naming the check that failed.
     """
-    if isinstance(subject, optax.GradientTransformation):
-        subject = Subject(subject, "any", strict=False)
+    if isinstance(subject, optax.GradientTransformation | optax.MultiSteps):
+        subject = Subject(checked_inner(subject), "any", strict=False)
     if not isinstance(subject, Subject):
         msg = f"subject must be a GradientTransformation, or a Subject with what it promises; got {subject!r}"
         raise TypeError(msg)

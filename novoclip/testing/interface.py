@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from novoclip.telemetry import metrics
-from novoclip.testing.subject import Subject, dtypes, random_tree
+from novoclip.testing.subject import Subject, dtypes, numbers, random_tree
 
 
 def extra_arguments_are_accepted(subject: Subject) -> None:
@@ -45,18 +45,19 @@ def state_never_changes_its_type(subject: Subject) -> None:
 
 
 def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
-    """Init works under eval_shape, on ShapeDtypeStructs and on NumPy arrays, with one result."""
+    """Init works under eval_shape, on NumPy arrays and, ours, on ShapeDtypeStructs, with one result."""
     params = random_tree()
     state = subject.init(params)
     abstract = jax.eval_shape(subject.init, params)
     assert jax.tree.map(_type, abstract) == jax.tree.map(_type, state), "eval_shape differs"
-    structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    _assert_equal(subject.init(structs), state)
     _assert_equal(subject.init(jax.tree.map(np.asarray, params)), state)
+    if subject.kind != "any":
+        structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        _assert_equal(subject.init(structs), state)
 
 
 def missing_and_empty_leaves_pass(subject: Subject) -> None:
-    """None, MaskedNode, empty trees and empty leaves come back as they were, and change nothing in others."""
+    """None, MaskedNode, empty trees and empty leaves come back as they were, and, of ours, change nothing in others."""
     extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3), jnp.float32)}
     updates = _beside(subject, extras, extras)
     assert _structure(updates) == _structure(random_tree() | extras), "the structure changed"
@@ -77,8 +78,9 @@ def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
     params = random_tree() | params
     updates, _ = subject.update(random_tree(1) | gradients, subject.init(params), params)
     alone, _ = subject.update(random_tree(1), subject.init(random_tree()), random_tree())
-    for name, leaf in alone.items():
-        np.testing.assert_array_equal(updates[name], leaf)
+    if subject.kind != "any":  # which may draw random numbers, by the number of leaves
+        for name, leaf in alone.items():
+            np.testing.assert_array_equal(updates[name], leaf)
     return updates
 
 
@@ -121,7 +123,7 @@ def metrics_are_found_in_a_chain(subject: Subject) -> None:
 
 
 def _type(leaf: Any) -> tuple[Any, Any]:
-    return jnp.shape(leaf), jnp.result_type(leaf)
+    return jnp.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _structure(tree: Any) -> Any:
@@ -130,4 +132,4 @@ def _structure(tree: Any) -> Any:
 
 def _assert_equal(one: Any, other: Any) -> None:
     assert _structure(one) == _structure(other), "the structures differ"
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(numbers(a), numbers(b)), one, other)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.testing.subject import Subject, random_tree
+from novoclip.testing.places import traced_once
+from novoclip.testing.subject import Subject, numbers, random_tree
 
 # Beyond, sums of a few of them leave the range of float32.
 LARGEST = 2.0**100
@@ -30,19 +31,20 @@ def every_chex_variant_agrees(subject: Subject) -> None:
         def test_update(self) -> None:
             updates, after = self.variant(subject.update)(gradients, state, params)
             chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
-            chex.assert_trees_all_close((updates, after), expected, rtol=1e-5, atol=1e-6)
+            found = jax.tree.map(numbers, (updates, after))
+            chex.assert_trees_all_close(found, jax.tree.map(numbers, expected), rtol=1e-5, atol=1e-6)
 
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromTestCase(Variants).run(result)
     for _, trace in (*result.failures, *result.errors):
-        raise AssertionError(trace)
+        raise AssertionError(trace.rpartition("Error: ")[2])
     assert result.testsRun > len(result.skipped), "chex ran no variant"
 
 
 def finite_gradients_give_finite_updates(subject: Subject) -> None:
     """For trees of any finite numbers to 2^100, zeros and denormals among them, in float32 and bfloat16."""
     params = {name: jnp.ones(shape, dtype) for name, (shape, dtype) in MIXED.items()}
-    update = jax.jit(chex.assert_max_traces(subject.update, n=1))
+    update = traced_once(subject)
 
     @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.tuples(_trees(), _trees(), _trees()))
@@ -52,17 +54,16 @@ def finite_gradients_give_finite_updates(subject: Subject) -> None:
             updates, after = update(gradients, state, params)
             again, _ = update(gradients, state, params)
             chex.assert_trees_all_equal(updates, again)
-            chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
+            chex.assert_trees_all_equal_shapes(updates, gradients)
             chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
             chex.assert_tree_all_finite(updates)
             state = after
 
-    chex.clear_trace_counter()
     steps()
 
 
 def _trees() -> st.SearchStrategy[dict[str, jax.Array]]:
-    number = st.floats(-LARGEST, LARGEST, width=32) | st.sampled_from([0.0, -0.0, 2.0**-140, LARGEST, -LARGEST, 1.0])
+    number = st.floats(-LARGEST, LARGEST, width=32) | st.sampled_from([0.0, -0.0, 2.0**-140, LARGEST, -LARGEST])
 
     def leaf(shape: tuple[int, ...], dtype: Any) -> st.SearchStrategy[jax.Array]:
         size = int(np.prod(shape))

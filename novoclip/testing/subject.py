@@ -54,6 +54,12 @@ class Subject(NamedTuple):
             yield
 
 
+def numbers(leaf: Any) -> np.ndarray:
+    """Return a leaf as a NumPy array; of typed random keys, their data."""
+    key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if key else leaf)
+
+
 def dtypes() -> list[Any]:
     """Return the floating dtypes to check: float64 only where JAX has it enabled."""
     common = [jnp.float16, jnp.bfloat16, jnp.float32]

@@ -79,6 +79,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None:
+    shapes = {path_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     counts = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
         if not jnp.ndim(leaf):
@@ -87,19 +88,15 @@ def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None
         if not jnp.shape(leaf)[0]:
             msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
             raise ValueError(msg)
-        counts[path_name(path)] = jnp.shape(leaf)[0]
+        name = path_name(path)
+        counts[name] = jnp.shape(leaf)[0]
+        if jnp.shape(leaf)[1:] != shapes.get(name, jnp.shape(leaf)[1:]):
+            msg = f"per_example needs gradients with a leading axis of examples: {name!r} has shape {jnp.shape(leaf)}, "
+            msg += f"and its parameter {shapes[name]}"
+            raise ValueError(msg)
     if len(set(counts.values())) > 1:
         msg = f"per_example needs gradients with one leading axis of examples; got leaves with {counts} of them"
         raise ValueError(msg)
-
-    def same_shape(path: Any, leaf: Any, param: Any) -> None:
-        if jnp.shape(leaf)[1:] != jnp.shape(param):
-            msg = f"per_example needs gradients with a leading axis of examples: {path_name(path)!r} has shape "
-            msg += f"{jnp.shape(leaf)}, and its parameter {jnp.shape(param)}"
-            raise ValueError(msg)
-
-    if params is not None:
-        jax.tree_util.tree_map_with_path(same_shape, updates, params)
 
 
 def _merged(states: Any, before: Any) -> Any:

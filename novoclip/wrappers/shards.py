@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 from jax import lax
+import numpy as np
 import optax
 
-from novoclip.leaves import entry_for
+from novoclip.leaves import entry_for, named_leaves
 from novoclip.mesh import said_to_vary, varying_axes
 from novoclip.wrappers.inner import checked_inner
 
@@ -22,13 +23,15 @@ def across_shards(
 
     ||g||^2 = sum over leaves of ||leaf||^2, added up over the devices along `axis_name` for leaves that are
     sharded, and counted once for the others. Inside `jax.shard_map` JAX records this by itself: there
-    this wrapper changes nothing. Where other leaves are split over other axes, wrap twice.
+    this wrapper changes nothing. Where other leaves are split over other axes, wrap twice. An `inner.update` that
+    was compiled before, by `jax.jit`, has not heard of it.
 
     Args:
       inner: any rule, optimizer, guard, or chain of them; also Optax's, which it does not change.
       axis_name: the mapped axis, or several, that leaves are split over.
       sharded: which leaves are: True (all), a function `sharded(path, leaf)`, where `path` reads
-        "a/b/kernel", or a tree of booleans like the parameters or a part of their outer structure.
+        "a/b/kernel", or a tree of booleans like the parameters or a part of their outer structure, with an
+        entry for each leaf or above it.
         Measures with `specs=` take the array axes from there.
 
     Returns:
@@ -36,7 +39,7 @@ def across_shards(
 
     Raises:
       TypeError: if an argument has the wrong type; in use, if `sharded` says something that is no boolean.
-      ValueError: in `update`, if `axis_name` is not mapped there.
+      ValueError: in `update`, if `axis_name` is not mapped there, or no leaf is sharded.
 
     Example:
       >>> import jax, jax.numpy as jnp, novoclip
@@ -57,14 +60,14 @@ def across_shards(
     if not names or not all(isinstance(name, str) for name in names):
         msg = f"axis_name must be the name of a mapped axis, or several; got {axis_name!r}"
         raise TypeError(msg)
-    said = sharded if callable(sharded) else entry_for(sharded)
+    said = sharded if callable(sharded) else entry_for(sharded, "sharded")
 
     def is_shard(name: str, leaf: jax.Array) -> bool:
         answer = said(name, leaf)
-        if not isinstance(answer, bool):
+        if not isinstance(answer, bool | np.bool_):
             msg = f"sharded must say True or False; got {answer!r} for {name!r}"
             raise TypeError(msg)
-        return answer
+        return bool(answer)
 
     def axes_of(name: str, leaf: jax.Array) -> tuple[str, ...]:
         return tuple(filter(_unrecorded, names)) if is_shard(name, leaf) else ()
@@ -81,6 +84,11 @@ def across_shards(
             if not _mapped(name):
                 msg = f"axis_name={name!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
                 raise ValueError(msg)
+        leaves = named_leaves(updates)
+        answers = [is_shard(*leaf) for leaf in leaves]
+        if leaves and not any(answers):
+            msg = f"sharded says True for no leaf, of {', '.join(repr(name) for name, _ in leaves[:4])} and so on"
+            raise ValueError(msg)
         with said_to_vary(axes_of):
             return rule.update(updates, state, params, **extra)
 

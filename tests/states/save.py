@@ -1,7 +1,7 @@
 """Save the states of this version, once, when it is released: `python -m tests.states.save`.
 
-`states.npz` has every leaf under "rule: path", and the updates of the step after; `structure.json` the
-paths, dtypes and shapes. Numbers that NumPy has no name for would be stored as bytes; here all have one.
+`states.npz` has every leaf under "rule: state path", and the updates and the state of the step after;
+`structure.json` the paths, dtypes and shapes. All dtypes are ones that NumPy has a name for.
 """
 
 from importlib.metadata import version
@@ -27,21 +27,28 @@ def leaves_by_path(tree):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def after(name, steps=STEPS):
-    rule = RULES[name]
-    state = rule.init(random_tree())
-    for seed in range(steps):
-        updates, state = rule.update(gradients(name, seed), state, random_tree())
-    return updates, state
+def stepping(name):
+    """The state at first, and the compiled step `state, seed -> updates, state`."""
+    update = jax.jit(RULES[name].update)
+    return RULES[name].init(random_tree()), lambda state, seed: update(gradients(name, seed), state, random_tree())
+
+
+def after_steps(state, step):
+    for seed in range(STEPS):
+        _, state = step(state, seed)
+    return state
 
 
 def save(folder):
     arrays, structure = {}, {}
     for name in RULES:
-        leaves = leaves_by_path(after(name)[1])
+        state, step = stepping(name)
+        state = after_steps(state, step)
+        updates, later = step(state, STEPS)
+        leaves = leaves_by_path(state)
         structure[name] = {path: [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves.items()}
-        arrays |= {f"{name}: {path}": np.asarray(leaf) for path, leaf in leaves.items()}
-        arrays |= {f"{name}: next{p}": np.asarray(u) for p, u in leaves_by_path(after(name, STEPS + 1)[0]).items()}
+        for kind, tree in (("state", state), ("updates", updates), ("later", later)):
+            arrays |= {f"{name}: {kind} {path}": np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
     folder.mkdir()
     np.savez_compressed(folder / "states.npz", **arrays)
     (folder / "structure.json").write_text(json.dumps(structure, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The contract finds what is wrong with a transform, says where, and passes Optax's."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from novoclip.testing import CHECKS, Subject, check_contract
+
+
+def transform(update, init=lambda params: ()):
+    return optax.GradientTransformation(init, update)
+
+
+def counted(params):
+    del params
+    return jnp.zeros((), jnp.int32)
+
+
+def through_float64(updates, state, params=None):
+    del params
+    sizes = [float(jnp.sum(leaf)) for leaf in jax.tree.leaves(updates)]
+    return updates, state + len(sizes)
+
+
+def by_the_square(updates, state, params=None):
+    del params
+    total = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(updates))
+    return jax.tree.map(lambda leaf: leaf * (total / jnp.sqrt(total)).astype(leaf.dtype), updates), state
+
+
+def twice_the_same(params):
+    shared = jnp.zeros(3)
+    del params
+    return {"one": shared, "other": shared}
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        (transform(lambda u, s, p=None: (u, s + 0.5), counted), "state_never_changes_its_type"),
+        (transform(lambda u, s, p=None: (u, s + jnp.ones(2)), lambda p: jnp.zeros(())), "state_never_changes_its_type"),
+        (transform(through_float64, counted), "same_result_in_jit_scan_and_vmap"),
+        (transform(by_the_square), "finite_gradients_give_finite_updates"),
+        (transform(lambda u, s, p=None: (u, s), twice_the_same), "donated_buffers_are_distinct"),
+        (transform(lambda u, s, p=None: ({k: u[k] for k in ("kernel", "bias")}, s)), "missing_and_empty_leaves_pass"),
+        (
+            transform(lambda u, s, p=None: (jax.tree.map(lambda x: jnp.asarray(np.random.rand()) * x, u), s)),
+            "extra_arguments_are_accepted",
+        ),
+        (
+            transform(lambda u, s, p=None: (jax.tree.map(lambda x: x / jnp.max(jnp.abs(x), initial=0), u), s)),
+            "finite_gradients_give_finite_updates",
+        ),
+    ],
+    ids=[
+        "dtype of the state",
+        "shape of the state",
+        "waits for the host",
+        "overflow",
+        "shared buffers",
+        "leaves lost",
+        "impure",
+        "0 / 0",
+    ],
+)
+def test_a_broken_transform_is_found(broken, check):
+    with pytest.raises(AssertionError, match=f"^{check}: "):
+        check_contract(broken)
+
+
+class LostError(Exception):
+    pass
+
+
+def test_every_check_can_fail():
+    """Of a transform whose init raises, or, for checks that only call that, whose update does."""
+
+    def lost(*_, **__):
+        raise LostError
+
+    for check in CHECKS:
+        for broken in (transform(lost, counted), transform(lambda u, s, p=None: (u, s), lost)):
+            with contextlib.suppress(Exception):
+                check.run(Subject(broken, check.kinds[0], check.shapes[0]))
+                continue
+            break
+        else:
+            pytest.fail(f"{check.name} passes whatever is broken")
+
+
+@pytest.mark.parametrize(
+    "valid",
+    [
+        transform(lambda u, s, p=None: (u, jax.random.split(s)[0]), lambda p: jax.random.key(0)),
+        optax.inject_hyperparams(optax.scale)(-0.1),
+        optax.MultiSteps(optax.chain(novoclip.zclip(), optax.adam(0.1)), 2),
+    ],
+    ids=["keys", "injected", "MultiSteps"],
+)
+def test_optaxs_transforms_pass(valid):
+    check_contract(valid)

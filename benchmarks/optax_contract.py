@@ -42,6 +42,7 @@ SUBJECTS = (
     ("novograd(0.1)", optax.novograd(0.1), None),
     ("adafactor(0.1)", optax.adafactor(0.1), None),
     ("apply_if_finite(sgd(0.1), 5)", optax.apply_if_finite(optax.sgd(0.1), 5), None),
+    ("inject_hyperparams(adam)(0.1)", optax.inject_hyperparams(optax.adam)(0.1), None),
 )
 
 

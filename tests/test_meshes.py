@@ -60,9 +60,14 @@ WHOLE = [
 ]
 
 FIRST = [case for case in WHOLE if case.arguments is case.entry.examples[0]]
+OTHERS = [case for case in WHOLE if case.arguments is not case.entry.examples[0]]
 
 
-@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [*FIRST, *(pytest.param(case, marks=pytest.mark.full) for case in OTHERS)],
+    ids=lambda case: case.name,
+)
 def test_sharded_leaves_give_what_whole_ones_give(case, mesh):
     params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
     function = functools.partial(scanned, split(case))

@@ -95,7 +95,7 @@ def clip(
     measure = resolve_measure(measure)
     blockwise = not measure.elementwise
     counting = blockwise if count is None else count
-    advance = kept_where_not_finite(limit)
+    advance = kept_where_not_finite(limit, elementwise=not blockwise)
     if not blockwise:
         advance = over_leaves(advance)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)

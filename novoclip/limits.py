@@ -128,7 +128,7 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(each, new, old)
 
 
-def kept_where_not_finite(limit: Limit) -> Limit:
+def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
     """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
@@ -149,7 +149,12 @@ def kept_where_not_finite(limit: Limit) -> Limit:
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
-        known = finite & ~jnp.isnan(limits) & _without_nan(learned, norms.ndim)
+        known = finite & ~jnp.isnan(limits)
+        if elementwise:
+            # Each array by itself: XLA would write out what all of them have in common.
+            learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
+        else:
+            known = known & _without_nan(learned, norms.ndim)
         return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params)

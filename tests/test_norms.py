@@ -107,6 +107,11 @@ def test_a_step_makes_one_copy_of_bfloat16_gradients(rule):
     assert step_memory(rule, "bfloat16") <= step_memory(optax.identity(), "bfloat16") + 1.01
 
 
+def test_two_memories_a_number_cost_two_copies_and_no_more():
+    rule = novoclip.clip_by_second_moment(3.0, form="proportional")
+    assert step_memory(rule) <= step_memory(optax.identity()) + 2.01
+
+
 def test_optax_makes_one_and_two():
     for dtype, copies in (("float32", 1), ("bfloat16", 2)):
         more = step_memory(optax.clip_by_global_norm(1.0), dtype) - step_memory(optax.identity(), dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from novoclip.arguments import check_choice
-from novoclip.leaves import path_name
+from novoclip.paths import leaves_with_paths
 
 LAYOUTS = ("flax", "tensorflow", "torch")
 
@@ -32,15 +32,15 @@ def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
     return reduced
 
 
-def resolve_specs(specs: Any) -> dict[str, Any]:
-    """Return the PartitionSpec of each leaf, by its path."""
+def resolve_specs(specs: Any) -> dict[tuple[str, ...], Any]:
+    """Return the PartitionSpec of each leaf, by the keys of its path."""
     spec = jax.sharding.PartitionSpec
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, spec))
+    leaves = leaves_with_paths(specs, is_leaf=lambda node: isinstance(node, spec))
     for path, leaf in leaves:
         if not isinstance(leaf, spec):
-            msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path_name(path)!r}"
+            msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path!r}"
             raise TypeError(msg)
-    return {path_name(path): leaf for path, leaf in leaves}
+    return {path.keys: leaf for path, leaf in leaves}
 
 
 def _integers(axes: Any) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ import optax
 import novoclip
 from novoclip.granularity import PER
 
+BLOCKS = ("tensor", "tree", "unit")
+
 
 class Entry(NamedTuple):
     """One public rule.
@@ -77,7 +79,7 @@ CATALOG = (
         novoclip.clip_by_second_moment,
         "clip",
         "hard",
-        ("element", "tensor", "tree", "unit"),
+        ("element", *BLOCKS),
         (
             {"threshold": 3.0, "form": "proportional"},
             {"threshold": 0.01},
@@ -97,9 +99,9 @@ CATALOG = (
         novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})
     ),
     Entry(novoclip.clip_by_running_mean, "clip", "hard", PER, ({"per": "tensor"},)),
-    Entry(novoclip.adagc, "clip", "hard", ("tensor", "tree", "unit"), ({"warmup": 1},)),
-    Entry(novoclip.adaclip, "clip", "hard", ("tensor", "tree", "unit"), ({},), norm="max"),
-    Entry(novoclip.adagn, "clip", "normalize", ("tensor", "tree", "unit"), ({},)),
+    Entry(novoclip.adagc, "clip", "hard", BLOCKS, ({"warmup": 1},)),
+    Entry(novoclip.adaclip, "clip", "hard", BLOCKS, ({},), norm="max"),
+    Entry(novoclip.adagn, "clip", "normalize", BLOCKS, ({},)),
     Entry(
         novoclip.agc,
         "clip",
@@ -121,7 +123,7 @@ CATALOG = (
         novoclip.clippy,
         "transform",
         "hard",
-        ("tensor", "tree", "unit"),
+        BLOCKS,
         ({"floor": 0.1, "absolute": 1e-3},),
         place="updates",
         needs_params=True,
@@ -166,8 +168,8 @@ CATALOG = (
             ),
             (novoclip.momentum, ("element",), ({"learning_rate": 0.1, "nesterov": True, "weight_decay": 0.01},)),
             (novoclip.scale_by_momentum, ("element",), ({"dampening": 0.5}, {"form": "averaged"})),
-            (novoclip.adagrad, ("element", "tensor", "tree", "unit"), ({"learning_rate": 0.1},)),
-            (novoclip.scale_by_adagrad, ("element", "tensor", "tree", "unit"), ({"per": "tensor"}, {"per": "tree"})),
+            (novoclip.adagrad, ("element", *BLOCKS), ({"learning_rate": 0.1},)),
+            (novoclip.scale_by_adagrad, ("element", *BLOCKS), ({"per": "tensor"}, {"per": "tree"})),
             (
                 novoclip.rmsprop,
                 ("element",),
@@ -178,17 +180,17 @@ CATALOG = (
             (novoclip.scale_by_adam, ("element",), ({"bias_correction": False},)),
             (novoclip.amsgrad, ("element",), ({"learning_rate": 0.1, "maximum": "corrected"},)),
             (novoclip.scale_by_amsgrad, ("element",), ({},)),
-            (novoclip.novograd, ("tensor", "tree", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
-            (novoclip.scale_by_novograd, ("tensor", "tree", "unit"), ({},)),
+            (novoclip.novograd, BLOCKS, ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_novograd, BLOCKS, ({},)),
             (
                 novoclip.novoclip,
-                ("element", "tensor", "tree", "unit"),
+                ("element", *BLOCKS),
                 ({"weight_decay": 0.01, "bias_correction": True},),
             ),
             (novoclip.nsgd, ("tree", "tensor", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
             (novoclip.scale_by_nsgd, ("tree", "tensor", "unit"), ({"normalize": "before", "per": "tensor"},)),
-            (novoclip.stable_adamw, ("tensor", "tree", "unit"), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
-            (novoclip.scale_by_stable_adamw, ("tensor", "tree", "unit"), ({},)),
+            (novoclip.stable_adamw, BLOCKS, ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+            (novoclip.scale_by_stable_adamw, BLOCKS, ({},)),
             (novoclip.adopt, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
             (novoclip.scale_by_adopt, ("element",), ({},)),
             (novoclip.acclip, ("element",), ({"learning_rate": 0.1, "weight_decay": 0.01},)),
@@ -201,7 +203,7 @@ CATALOG = (
             ),
             (
                 novoclip.scale_by_novoclip,
-                ("element", "tensor", "tree", "unit"),
+                ("element", *BLOCKS),
                 ({"threshold": "proportional"}, {"threshold": "proportional", "per": "tensor"}, {"per": "tensor"}),
             ),
         )

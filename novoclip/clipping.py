@@ -12,8 +12,8 @@ from novoclip.arguments import check_choice, check_flag
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
-from novoclip.measure import Measure
-from novoclip.mesh import across_devices, eval_shape, leaf_axes, shapes_of, shards
+from novoclip.measure import Measure, norm_shapes
+from novoclip.mesh import across_devices, leaf_axes, shards
 from novoclip.shapes import SHAPES
 
 NONFINITE = ("zero", "propagate")
@@ -101,7 +101,7 @@ def clip(
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
 
     def init(params: optax.Params) -> ClipState:
-        norms = eval_shape(measure.norms, params) if blockwise else shapes_of(measure.norms, params)
+        norms = norm_shapes(measure, params)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),

@@ -184,7 +184,7 @@ def units(
     axes_of, spec_of = within_layers(resolve_axes(axes), resolve_stacked(stacked)), resolve_specs(specs)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        shards = tuple(shards_of(name, leaf, spec_of.get(name)) for name, leaf in leaves)
+        shards = tuple(shards_of(name, leaf, spec_of.get(name.keys)) for name, leaf in leaves)
         return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=shards)
 
     return blocks_of(layout, norm)

@@ -1,6 +1,6 @@
 """Leaves of gradient trees: which of them hold numbers, what they are called, whether they are finite."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,14 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.mesh import across_devices, leaf_axes
+from novoclip.paths import Path, leaves_with_paths
 
-NamedLeaf = tuple[str, jax.Array]
+NamedLeaf = tuple[Path, jax.Array]
 
 
 def is_measured(leaf: Any) -> bool:
-    """Whether a leaf takes part in norms: real or complex numbers do, integers and float0 do not."""
-    # Typed keys of random numbers, in some states, have no result type.
-    return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
+    """Whether a leaf takes part in norms: real or complex arrays and numbers do.
+
+    Integers, float0, functions, strings and whatever else a model holds do not.
+    """
+    if hasattr(leaf, "dtype"):
+        return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return isinstance(leaf, float | complex)
 
 
 def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
@@ -27,44 +32,23 @@ def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
     return leaf.astype(dtype)
 
 
-def path_name(path: Any) -> str:
-    """Return "a/b/kernel" for a path in a tree, without the ".value" of Flax's nnx variables."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def named_leaves(tree: Any) -> list[NamedLeaf]:
     """Return the leaves that hold numbers, with their paths."""
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return [(path_name(path), jnp.asarray(leaf)) for path, leaf in found if is_measured(leaf)]
+    return [(path, jnp.asarray(leaf)) for path, leaf in leaves_with_paths(tree) if is_measured(leaf)]
 
 
-def entry_for(prefix: Any, argument: str) -> Callable[[str, Any], Any]:
-    """Return the function of (path, leaf) that finds the entry of a tree which is a prefix of the parameters.
-
-    Raises:
-      ValueError: in use, if it has no entry for a leaf: then what it names is not what was meant.
-    """
-    entries = {path_name(path): entry for path, entry in jax.tree_util.tree_leaves_with_path(prefix)}
-
-    def find(name: str, _: Any) -> Any:
-        # An entry holds for all leaves below its path.
-        parts = name.split("/")
-        for end in range(len(parts), -1, -1):
-            if (path := "/".join(parts[:end])) in entries:
-                return entries[path]
-        msg = f"{argument} has no entry for {name!r}, but for {', '.join(map(repr, entries)) or 'nothing'}"
-        raise ValueError(msg)
-
-    return find
+def with_numbers(tree: Any, numbers: Iterable[Any]) -> Any:
+    """Return the tree with these in place of the leaves that hold numbers, in order."""
+    rest = iter(numbers)
+    return jax.tree.map(lambda leaf: next(rest) if is_measured(leaf) else leaf, tree)
 
 
 def reject_integers(updates: optax.Updates) -> None:
     """Raise if a gradient is of integers, and name it."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-        if not is_measured(leaf) and jnp.result_type(leaf) != jax.dtypes.float0:
-            msg = f"gradients must be real or complex numbers; {path_name(path)!r} has dtype {jnp.result_type(leaf)}"
+    for path, leaf in leaves_with_paths(updates):
+        if not is_measured(leaf) and getattr(leaf, "dtype", None) != jax.dtypes.float0:
+            kind = f"dtype {jnp.result_type(leaf)}" if hasattr(leaf, "dtype") else repr(leaf)
+            msg = f"gradients must be real or complex numbers; {path!r} has {kind}"
             raise TypeError(msg)
 
 

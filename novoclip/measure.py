@@ -9,8 +9,8 @@ import optax
 
 from novoclip.blocks import Layout, block_counts, block_norms, rescale_leaves, split
 from novoclip.elements import absolute_values, replace_absolute_values
-from novoclip.leaves import NamedLeaf, is_measured, named_leaves
-from novoclip.mesh import leaf_axes
+from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
+from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 
 
 def _lacking(*_: Any) -> Any:
@@ -52,19 +52,22 @@ def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Meas
 
     def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
         named = named_leaves(tree)
-        rescaled = iter(rescale_leaves([leaf for _, leaf in named], layout_of(named), old, new))
-        return jax.tree.map(lambda leaf: next(rescaled) if is_measured(leaf) else leaf, tree)
+        return with_numbers(tree, rescale_leaves([leaf for _, leaf in named], layout_of(named), old, new))
 
     def spread(values: jax.Array, tree: optax.Updates) -> optax.Updates:
         named = named_leaves(tree)
-        parts = iter(split(values, [leaf for _, leaf in named], layout_of(named)))
-        return jax.tree.map(lambda leaf: next(parts) if is_measured(leaf) else leaf, tree)
+        return with_numbers(tree, split(values, [leaf for _, leaf in named], layout_of(named)))
 
     def counts(tree: optax.Updates) -> Any:
         named = named_leaves(tree)
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
     return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other))
+
+
+def norm_shapes(measure: Measure, tree: Any) -> Any:
+    """Return the shapes of a tree's norms; those of single numbers with the shardings of the leaves."""
+    return (shapes_of if measure.elementwise else eval_shape)(measure.norms, tree)
 
 
 def whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Shards = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is split over
-AxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is split over
+MeshAxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is split over
 
-_said: contextvars.ContextVar[tuple[AxesOf, ...]] = contextvars.ContextVar("said", default=())
+_said: contextvars.ContextVar[tuple[MeshAxesOf, ...]] = contextvars.ContextVar("said", default=())
 
 
 def varying_axes(array: Any) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def varying_axes(array: Any) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def said_to_vary(axes_of: AxesOf) -> Iterator[None]:
+def said_to_vary(axes_of: MeshAxesOf) -> Iterator[None]:
     """Within this context leaves also count as varying over the mesh axes that a function names."""
     token = _said.set((*_said.get(), axes_of))
     try:

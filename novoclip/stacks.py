@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from novoclip.axes import AxesOf
-from novoclip.leaves import entry_for, path_name
+from novoclip.paths import entry_for, is_function, leaves_with_paths
 
 Stacked = Any  # an integer, a function of (path, leaf), or a tree of integers that is a prefix of the parameters
 StackedOf = Callable[[str, jax.Array], int]
@@ -20,10 +20,11 @@ def resolve_stacked(stacked: Stacked) -> StackedOf:
       TypeError: if `stacked` holds something that is no integer. In use: if it returns such.
       ValueError: in use, if a leaf has fewer axes, or no entry in a tree.
     """
-    if not callable(stacked):
-        for path, entry in jax.tree_util.tree_leaves_with_path(stacked):
-            _checked(entry, path_name(path), None)
-    count = stacked if callable(stacked) else entry_for(stacked, "stacked")
+    function = is_function(stacked)
+    if not function:
+        for path, entry in leaves_with_paths(stacked):
+            _checked(entry, path, None)
+    count = stacked if function else entry_for(stacked, "stacked")
     return lambda name, leaf: _checked(count(name, leaf), name, leaf)
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from novoclip.clipping import ClipState
 from novoclip.guards import NonfiniteState, SpikeState
-from novoclip.leaves import path_name
 from novoclip.optimizers.algorithm import OptimizerState
+from novoclip.paths import make_path
 from novoclip.wrappers import CarryState
 
 # Which of a state's fields are reported, and under which name.
@@ -60,7 +60,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda node, kind=kind: isinstance(node, kind))
         found = [(path, node) for path, node in leaves if isinstance(node, kind)]
         for path, state in found:
-            prefix = f"{name}/{path_name(path)}" if len(found) > 1 else name
+            prefix = f"{name}/{make_path(path)}" if len(found) > 1 else name
             report |= {f"{prefix}/{field}": value for field, value in _statistics(state, fields).items()}
     return report
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.programs import CACHE, ROOT
 
 
 @pytest.fixture
@@ -26,9 +26,8 @@ def command(name, *arguments):
 
 
 def environment():
-    # One device, as outside the tests; compiled programs are kept from one test run to the next.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-    return os.environ | cache | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    # One device, as outside the tests.
+    return os.environ | CACHE | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def run(name, *arguments):

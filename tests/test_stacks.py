@@ -83,7 +83,7 @@ def test_layers_are_counted_by_a_number_a_function_or_a_tree():
     for wrong in (1.5, -1, {"layers": "1"}, lambda path, leaf: None):
         with pytest.raises(TypeError, match="stacked must say how many leading axes count layers; got"):
             novoclip.tensors(stacked=wrong).norms(params)
-    with pytest.raises(ValueError, match="stacked has no entry for 'head', but for 'layer'"):
+    with pytest.raises(ValueError, match="stacked has no entry for 'head'; its entries are for 'layer'"):
         novoclip.tensors(stacked={"layer": 1}).norms(params)
     with pytest.raises(ValueError, match=r"stacked=3, but 'head' has shape \(4, 2\)"):
         novoclip.tensors(stacked=3).norms(params)

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import optax
 
-from novoclip.leaves import is_measured
+from novoclip.leaves import is_measured, with_numbers
 from novoclip.mesh import placed_like, zeros_like
 
 
@@ -28,5 +28,4 @@ def when(
 
     # A branch, and not a select of results: what is not finite is never computed with.
     sent, new = lax.cond(condition, numbers, nothing)
-    leaves = iter(sent)
-    return jax.tree.map(lambda leaf: next(leaves) if is_measured(leaf) else leaf, updates), new
+    return with_numbers(updates, sent), new

@@ -10,7 +10,8 @@ import optax
 from novoclip.arguments import check_choice
 from novoclip.clipping import count_up
 from novoclip.guards.branch import when
-from novoclip.leaves import finite_leaves, is_measured, path_name, reject_integers
+from novoclip.leaves import finite_leaves, is_measured, reject_integers
+from novoclip.paths import leaves_with_paths
 from novoclip.wrappers.inner import checked_inner
 
 POLICIES = ("skip", "zero_leaf", "zero_element")
@@ -129,7 +130,7 @@ def locate_nonfinite(state: Any, params: optax.Params) -> str:
         msg = f"state must contain one NonfiniteState, from guard_nonfinite; found {len(found)}"
         raise ValueError(msg)
     guard = found[0]
-    names = [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if is_measured(leaf)]
+    names = [path for path, leaf in leaves_with_paths(params) if is_measured(leaf)]
     if len(names) != guard.leaf_steps.shape[0]:
         msg = f"params has {len(names)} leaves with numbers, but the guard saw {guard.leaf_steps.shape[0]}"
         raise ValueError(msg)

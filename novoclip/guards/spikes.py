@@ -14,7 +14,7 @@ from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
 from novoclip.leaves import reject_integers
 from novoclip.limits import Limit, choose
-from novoclip.mesh import eval_shape
+from novoclip.measure import norm_shapes
 from novoclip.rules.deviation import deviations_of_history
 from novoclip.wrappers.inner import checked_inner
 
@@ -120,7 +120,7 @@ def skip_spikes(
     tree = resolve_measure("tree")
 
     def init(params: optax.Params) -> SpikeState:
-        norm = eval_shape(tree.norms, params)
+        norm = norm_shapes(tree, params)
         zero, infinite = functools.partial(jnp.zeros, ()), functools.partial(jnp.full, (), jnp.inf, norm.dtype)
         return SpikeState(
             steps=zero(jnp.int32),

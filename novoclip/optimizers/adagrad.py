@@ -8,9 +8,9 @@ import optax
 
 from novoclip.arguments import Number, Schedulable, check_number
 from novoclip.granularity import resolve_fixed
-from novoclip.measure import Measure
+from novoclip.measure import Measure, norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import block_shapes, block_sizes, divide, real_zeros
+from novoclip.optimizers.moments import block_sizes, divide, real_zeros
 from novoclip.safe_math import hypotenuse
 
 
@@ -34,7 +34,7 @@ def _adagrad(
     blocks = resolve_fixed(per, elements=True)
 
     def init(shapes: Any) -> AdagradMemory:
-        roots = block_shapes(blocks, shapes)
+        roots = norm_shapes(blocks, shapes)
         first = jnp.sqrt(jnp.asarray(initial_accumulator))
         return AdagradMemory(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 

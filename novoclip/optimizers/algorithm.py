@@ -11,8 +11,10 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, narrow, path_name, reject_integers
+from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
+from novoclip.masks import mask_tree
 from novoclip.mesh import shapes_of
+from novoclip.paths import leaves_with_paths
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -166,9 +168,9 @@ def _transform(
 
 
 def _check_shapes(found: Any, expected: Any) -> None:
-    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    for (path, one), other in zip(leaves_with_paths(found), jax.tree.leaves(expected), strict=True):
         if one.shape != other.shape:
-            msg = f"{path_name(path)!r} has shape {one.shape} after this step and {other.shape} before: gradients "
+            msg = f"{path!r} has shape {one.shape} after this step and {other.shape} before: gradients "
             msg += "must have the shapes of the parameters given to init"
             raise ValueError(msg)
 
@@ -182,7 +184,7 @@ def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> 
         raise ValueError(msg)
     weights = step.weights
     if mask is not None:
-        chosen = mask(step.params) if callable(mask) else mask
+        chosen = mask_tree(mask, step.params, "weight_decay_mask")
         blank = functools.partial(jax.tree.map, jnp.zeros_like)
         weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
     by = step.value(rate, "weight_decay")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.measure import Measure
-from novoclip.mesh import broadcast_like, eval_shape, zeros_like
+from novoclip.mesh import broadcast_like, zeros_like
 from novoclip.safe_math import hypotenuse, ratio
 
 Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
@@ -72,11 +72,6 @@ def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any
         return ratio(jnp.where(broadcast_like(empty, x), 0, x), jnp.where(empty, 1, size))
 
     return jax.tree.map(quotient, numbers, roots)
-
-
-def block_shapes(measure: Measure, shapes: Any) -> Any:
-    """Return what block_sizes would have for shapes: of single numbers, the shapes themselves, wherever they lie."""
-    return shapes if measure.elementwise else eval_shape(measure.norms, shapes)
 
 
 def block_sizes(measure: Measure, tree: Any) -> Any:

@@ -8,11 +8,10 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
 from novoclip.granularity import resolve_fixed
-from novoclip.measure import Measure
+from novoclip.measure import Measure, norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import (
     average,
-    block_shapes,
     debiased,
     divide,
     ones_average,
@@ -66,7 +65,7 @@ def _novoclip(
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> NovoClipMemory:
-        roots = block_shapes(blocks, shapes)
+        roots = norm_shapes(blocks, shapes)
         weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
         return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 

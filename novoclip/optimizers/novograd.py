@@ -8,9 +8,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
-from novoclip.measure import Measure
+from novoclip.measure import Measure, norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import block_shapes, block_sizes, divide, real_zeros, root_average, zeros
+from novoclip.optimizers.moments import block_sizes, divide, real_zeros, root_average, zeros
 
 
 class NovoGradMemory(NamedTuple):
@@ -43,7 +43,7 @@ def _novograd(
     blocks = resolve_fixed(per)
 
     def init(shapes: Any) -> NovoGradMemory:
-        return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(block_shapes(blocks, shapes)))
+        return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(norm_shapes(blocks, shapes)))
 
     def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
         norms = block_sizes(blocks, gradients)

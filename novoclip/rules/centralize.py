@@ -11,8 +11,9 @@ import optax
 from novoclip.axes import Axes, resolve_axes, resolve_specs
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
-from novoclip.leaves import is_measured, narrow, path_name, reject_integers
+from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
 from novoclip.mesh import shards, shards_of
+from novoclip.paths import Path
 from novoclip.rules.record import record
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
@@ -59,19 +60,15 @@ def centralize(
     axes_of = within_layers(resolve_axes(axes), layers_of)
     watch = record()
 
-    def centered(path: Any, leaf: Any) -> Any:
-        if not is_measured(leaf):
-            return leaf
-        leaf = jnp.asarray(leaf)
+    def centered(name: Path, leaf: jax.Array) -> jax.Array:
         zero = jnp.zeros((), leaf.dtype)
         kept = jnp.where(jnp.isfinite(leaf), leaf, zero)
-        name = path_name(path)
         if leaf.ndim - layers_of(name, leaf) < 2:
             return kept
         over = axes_of(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
-        split = shards_of(name, leaf, spec_of.get(name))
+        split = shards_of(name, leaf, spec_of.get(name.keys))
         along = tuple(axis for place in over for axis in split[place])
         if number * shards(along) == 1:
             return kept  # one input alone is its own mean
@@ -85,6 +82,6 @@ def centralize(
     ) -> tuple[optax.Updates, ClipState]:
         reject_integers(updates)
         _, state = watch.update(updates, state, params, **extra)
-        return jax.tree_util.tree_map_with_path(centered, updates), state
+        return with_numbers(updates, [centered(*leaf) for leaf in named_leaves(updates)]), state
 
     return optax.GradientTransformationExtraArgs(watch.init, update)

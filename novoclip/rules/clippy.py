@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_up, new_norm
 from novoclip.granularity import resolve_fixed
-from novoclip.leaves import is_measured, reject_integers
+from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
@@ -74,7 +74,7 @@ def clippy(
 
     def excess(updates: optax.Updates, params: optax.Params, sizes: jax.Array, step: jax.Array) -> jax.Array:
         """Return the largest of (|u| / max |u|) / allowed: without the first quotient it could be out of range."""
-        dtype = common_dtype([*_numbers(updates), *_numbers(params)])
+        dtype = common_dtype([leaf for _, leaf in (*named_leaves(updates), *named_leaves(params))])
         number = jnp.zeros((), dtype)
         share, least, beside = (
             value_at(value, step, number, name)
@@ -115,7 +115,3 @@ def clippy(
         return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
 
     return optax.GradientTransformationExtraArgs(start.init, update)
-
-
-def _numbers(tree: Any) -> list[jax.Array]:
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_measured(leaf)]

@@ -1,7 +1,6 @@
 """Clipping of singular values."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable
 from novoclip.blocks import accumulation_dtype, common_dtype
 from novoclip.clipping import clip
-from novoclip.leaves import is_measured, path_name
+from novoclip.leaves import named_leaves, with_numbers
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import leaf_axes
@@ -41,9 +40,7 @@ def singular_values(stacked: Stacked = 0) -> Measure:
     """
     layers_of = resolve_stacked(stacked)
 
-    def matrices(path: Any, leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        name = path_name(path)
+    def matrices(name: str, leaf: jax.Array) -> jax.Array:
         if leaf_axes(name, leaf):
             msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {leaf_axes(name, leaf)}"
             raise ValueError(msg)
@@ -54,26 +51,20 @@ def singular_values(stacked: Stacked = 0) -> Measure:
         return leaf.reshape(math.prod(leaf.shape[:leading]), rows, columns)
 
     def norms(tree: optax.Updates) -> jax.Array:
-        found = jax.tree_util.tree_leaves_with_path(tree)
-        stacks = [matrices(path, leaf) for path, leaf in found if is_measured(leaf)]
+        stacks = [matrices(*leaf) for leaf in named_leaves(tree)]
         dtype = common_dtype(stacks)
         values = [_values(stack).reshape(-1).astype(dtype) for stack in stacks]
         return jnp.concatenate(values) if values else jnp.zeros((0,), dtype)
 
     def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
-        start = 0
-
-        def replace(path: Any, leaf: Any) -> Any:
-            nonlocal start
-            if not is_measured(leaf):
-                return leaf
-            stack = matrices(path, leaf)
+        start, replaced = 0, []
+        for name, leaf in named_leaves(tree):
+            stack = matrices(name, leaf)
             shape = (stack.shape[0], min(stack.shape[1:]))
             before, after = (vector[start : start + math.prod(shape)].reshape(shape) for vector in (old, new))
             start += math.prod(shape)
-            return _with_values(stack, before, after).reshape(jnp.shape(leaf))
-
-        return jax.tree_util.tree_map_with_path(replace, tree)
+            replaced.append(_with_values(stack, before, after).reshape(leaf.shape))
+        return with_numbers(tree, replaced)
 
     return Measure(norms, rescale)
 

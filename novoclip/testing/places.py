@@ -62,23 +62,18 @@ def donated_buffers_are_distinct(subject: Subject) -> None:
 def one_program_serves_every_step(subject: Subject) -> None:
     """Later steps compile nothing, and the program calls nothing on the host."""
     params = random_tree()
-    step = traced_once(subject)
-    state = subject.init(params)
-    for seed in range(STEPS):
-        _, state = step(random_tree(seed), state, params)
-    program = str(jax.make_jaxpr(subject.update)(random_tree(), state, params))
-    assert "callback" not in program, "the program calls back to the host"
-
-
-def traced_once(subject: Subject) -> Any:
-    """Return the compiled update, which raises when it is traced again."""
 
     def update(gradients: Any, state: Any, params: Any) -> Any:
         return subject.update(gradients, state, params)
 
     # chex counts by name: a new one spares whoever counts as well.
     update.__name__ = f"update_{next(NUMBER)}"
-    return jax.jit(chex.assert_max_traces(update, n=1))
+    step = jax.jit(chex.assert_max_traces(update, n=1))
+    state = subject.init(params)
+    for seed in range(STEPS):
+        _, state = step(random_tree(seed), state, params)
+    program = str(jax.make_jaxpr(subject.update)(random_tree(), state, params))
+    assert "callback" not in program, "the program calls back to the host"
 
 
 def carried_through_cond_and_optax_wrappers(subject: Subject) -> None:

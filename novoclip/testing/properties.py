@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.testing.places import traced_once
 from novoclip.testing.subject import Subject, numbers, random_tree
 
 # Beyond, sums of a few of them leave the range of float32.
@@ -44,7 +43,7 @@ def every_chex_variant_agrees(subject: Subject) -> None:
 def finite_gradients_give_finite_updates(subject: Subject) -> None:
     """For trees of any finite numbers to 2^100, zeros and denormals among them, in float32 and bfloat16."""
     params = {name: jnp.ones(shape, dtype) for name, (shape, dtype) in MIXED.items()}
-    update = traced_once(subject)
+    update = jax.jit(subject.update)
 
     @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.tuples(_trees(), _trees(), _trees()))

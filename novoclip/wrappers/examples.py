@@ -8,7 +8,8 @@ import optax
 
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
-from novoclip.leaves import is_measured, path_name, reject_integers
+from novoclip.leaves import is_measured, reject_integers
+from novoclip.paths import leaves_with_paths
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -79,23 +80,22 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None:
-    shapes = {path_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    counts = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+    shapes = {path.keys: jnp.shape(leaf) for path, leaf in leaves_with_paths(params)}
+    counts = []
+    for path, leaf in leaves_with_paths(updates):
         if not jnp.ndim(leaf):
             msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
             raise TypeError(msg)
         if not jnp.shape(leaf)[0]:
             msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
             raise ValueError(msg)
-        name = path_name(path)
-        counts[name] = jnp.shape(leaf)[0]
-        if jnp.shape(leaf)[1:] != shapes.get(name, jnp.shape(leaf)[1:]):
-            msg = f"per_example needs gradients with a leading axis of examples: {name!r} has shape {jnp.shape(leaf)}, "
-            msg += f"and its parameter {shapes[name]}"
+        counts.append((path, jnp.shape(leaf)[0]))
+        if jnp.shape(leaf)[1:] != shapes.get(path.keys, jnp.shape(leaf)[1:]):
+            msg = f"per_example needs gradients with a leading axis of examples: {path!r} has shape {jnp.shape(leaf)}, "
+            msg += f"and its parameter {shapes[path.keys]}"
             raise ValueError(msg)
-    if len(set(counts.values())) > 1:
-        msg = f"per_example needs gradients with one leading axis of examples; got leaves with {counts} of them"
+    if len({count for _, count in counts}) > 1:
+        msg = f"per_example needs gradients with one leading axis of examples; got leaves with {dict(counts)} of them"
         raise ValueError(msg)
 
 

@@ -1,6 +1,6 @@
 """Which leaves are shards, where JAX does not record it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,8 +8,9 @@ from jax import lax
 import numpy as np
 import optax
 
-from novoclip.leaves import entry_for, named_leaves
+from novoclip.leaves import named_leaves
 from novoclip.mesh import said_to_vary, varying_axes
+from novoclip.paths import entry_for, is_function, some_of
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -17,7 +18,7 @@ def across_shards(
     inner: optax.GradientTransformation,
     *,
     axis_name: str | Sequence[str],
-    sharded: bool | Callable[[str, jax.Array], bool] | Any,
+    sharded: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Tell every rule within which leaves differ from device to device, under `jax.pmap` or `check_vma=False`.
 
@@ -31,8 +32,7 @@ def across_shards(
       axis_name: the mapped axis, or several, that leaves are split over.
       sharded: which leaves are: True (all), a function `sharded(path, leaf)`, where `path` reads
         "a/b/kernel", or a tree of booleans like the parameters or a part of their outer structure, with an
-        entry for each leaf or above it.
-        Measures with `specs=` take the array axes from there.
+        entry for each leaf or above it. Which array axes are split, where a rule has to know, its `specs=` says.
 
     Returns:
       A GradientTransformation with the state of `inner`.
@@ -60,7 +60,7 @@ def across_shards(
     if not names or not all(isinstance(name, str) for name in names):
         msg = f"axis_name must be the name of a mapped axis, or several; got {axis_name!r}"
         raise TypeError(msg)
-    said = sharded if callable(sharded) else entry_for(sharded, "sharded")
+    said = sharded if is_function(sharded) else entry_for(sharded, "sharded")
 
     def is_shard(name: str, leaf: jax.Array) -> bool:
         answer = said(name, leaf)
@@ -73,21 +73,21 @@ def across_shards(
         return tuple(filter(_unrecorded, names)) if is_shard(name, leaf) else ()
 
     def init(params: optax.Params) -> Any:
-        # Called outside the map, on whole leaves, as well as inside.
-        with said_to_vary(lambda name, leaf: axes_of(name, leaf) if all(map(_mapped, names)) else ()):
+        if _unmapped(names):
+            return rule.init(params)  # outside of the map, of whole leaves
+        with said_to_vary(axes_of):
             return rule.init(params)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, Any]:
-        for name in names:
-            if not _mapped(name):
-                msg = f"axis_name={name!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
-                raise ValueError(msg)
+        if missing := _unmapped(names):
+            msg = f"axis_name={missing!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
+            raise ValueError(msg)
         leaves = named_leaves(updates)
         answers = [is_shard(*leaf) for leaf in leaves]
         if leaves and not any(answers):
-            msg = f"sharded says True for no leaf, of {', '.join(repr(name) for name, _ in leaves[:4])} and so on"
+            msg = f"sharded says True for no leaf, of {some_of(name for name, _ in leaves)}"
             raise ValueError(msg)
         with said_to_vary(axes_of):
             return rule.update(updates, state, params, **extra)
@@ -95,12 +95,14 @@ def across_shards(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _mapped(axis: str) -> bool:
-    try:
-        lax.axis_index(axis)
-    except NameError:
-        return False
-    return True
+def _unmapped(axes: Sequence[str]) -> str | None:
+    """Return the first of the axes that no map around this call has, if there is one."""
+    for axis in axes:
+        try:
+            lax.axis_index(axis)
+        except NameError:
+            return axis
+    return None
 
 
 def _unrecorded(axis: str) -> bool:

@@ -1,0 +1,47 @@
+"""Masks: pytrees of booleans that say which leaves take part."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from novoclip.paths import is_function, leaves_with_paths, some_of
+
+
+def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
+    """Return a mask as a pytree of booleans, a prefix of the tree.
+
+    Args:
+      mask: that pytree, or a function of the tree that returns it.
+      tree: the parameters, or the gradients.
+      argument: what error messages call the mask.
+
+    Raises:
+      TypeError: if an entry is no boolean.
+      ValueError: if the mask is no prefix of the tree, or selects none of its leaves.
+    """
+    chosen = mask(tree) if is_function(mask) else mask
+    for path, entry in leaves_with_paths(chosen):
+        if not isinstance(entry, bool | np.bool_) and not (hasattr(entry, "dtype") and entry.dtype == bool):
+            msg = f"{argument} must be a pytree of booleans, or a function that returns one; got {entry!r} at {path!r}"
+            raise TypeError(msg)
+    paths = [path for path, _ in leaves_with_paths(tree)]
+    try:
+        kept = jax.tree.map(lambda on, part: len(jax.tree.leaves(part)) if on else 0, chosen, tree)
+    except ValueError as error:
+        msg = f"{argument} must be a prefix of the parameters, whose leaves are {some_of(paths)}: {error}"
+        raise ValueError(msg) from error
+    if paths and not sum(jax.tree.leaves(kept)):
+        msg = f"{argument} selects no leaf, of {some_of(paths)}"
+        raise ValueError(msg)
+    return chosen
+
+
+def hide(tree: Any, chosen: Any) -> Any:
+    """Return the tree with None in place of the leaves that a pytree of booleans excludes."""
+    return jax.tree.map(lambda on, part: part if on else jax.tree.map(lambda _: None, part), chosen, tree)
+
+
+def restore(shown: Any, tree: Any) -> Any:
+    """Return `shown` with the tree's leaves in place of those that `hide` took from it."""
+    return jax.tree.map(lambda leaf, own: own if leaf is None else leaf, shown, tree, is_leaf=lambda node: node is None)

@@ -1,0 +1,86 @@
+"""Paths of leaves: "a/b/kernel" for people and for functions, and the keys that tell leaves apart."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+AT_MOST = 4  # how many paths an error message lists
+
+
+class Path(str):
+    """The path of a leaf, "a/b/kernel".
+
+    Attributes:
+      keys: its parts. {"a": {"b": x}} and {"a/b": x} read alike, and have different keys.
+    """
+
+    keys: tuple[str, ...]
+
+
+def make_path(keys: Iterable[Any]) -> Path:
+    """Return the Path of a tuple of JAX's keys."""
+    parts = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+    path = Path("/".join(parts))
+    path.keys = parts
+    return path
+
+
+def leaves_with_paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[Path, Any]]:
+    """Return a pytree's leaves with their paths, without the ".value" of Flax's nnx Variables."""
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    variables: set[Any] = set()
+    if any(keys and keys[-1] == jax.tree_util.GetAttrKey("value") for keys, _ in found):
+        outer = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable)
+        variables = {keys for keys, node in outer if _is_variable(node)}
+    return [(make_path(keys[:-1] if keys[:-1] in variables else keys), leaf) for keys, leaf in found]
+
+
+def is_function(argument: Any) -> bool:
+    """Whether an argument is a function: as Optax decides, one all of whose leaves, itself mostly, are callable.
+
+    A module with `__call__` is a pytree of its arrays, not a function.
+    """
+    leaves = jax.tree.leaves(argument)
+    return bool(leaves) and all(map(callable, leaves))
+
+
+def some_of(paths: Iterable[str]) -> str:
+    """Return some paths for an error message."""
+    names = [repr(str(path)) for path in paths]
+    return ", ".join(names[:AT_MOST]) + (" and so on" if len(names) > AT_MOST else "") if names else "no leaf"
+
+
+def check_distinct(argument: str, paths: Iterable[str]) -> None:
+    """Raise if two leaves share a path: a function of paths could not tell them apart."""
+    seen: set[str] = set()
+    for path in paths:
+        if str(path) in seen:
+            msg = f"{argument} is a function of paths, but two leaves have the path {str(path)!r}: rename one"
+            raise ValueError(msg)
+        seen.add(str(path))
+
+
+def entry_for(prefix: Any, argument: str) -> Callable[[Any, Any], Any]:
+    """Return the function of (path, leaf) that finds the entry of a pytree which is a prefix of the parameters.
+
+    Raises:
+      ValueError: in use, if it has no entry for a leaf.
+    """
+    entries = {path.keys: entry for path, entry in leaves_with_paths(prefix)}
+
+    def find(path: Any, _: Any) -> Any:
+        # An entry holds for all leaves below its path.
+        for end in range(len(path.keys), -1, -1):
+            if path.keys[:end] in entries:
+                return entries[path.keys[:end]]
+        names = ["/".join(keys) for keys in entries]
+        msg = f"{argument} has no entry for {str(path)!r}; its entries are for {some_of(names)}"
+        raise ValueError(msg)
+
+    return find
+
+
+def _is_variable(node: Any) -> bool:
+    # By name, since Flax need not be installed.
+    return any(kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx") for kind in type(node).__mro__)

@@ -12,8 +12,10 @@ from novoclip.arguments import check_choice, check_flag
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
+from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
+from novoclip.origin import check_origin, made_by
 from novoclip.shapes import SHAPES
 
 NONFINITE = ("zero", "propagate")
@@ -33,6 +35,7 @@ class ClipState(NamedTuple):
       nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
         For `per="element"`, these three are `()` unless counting was asked for.
       memory: the Limit's own.
+      origin: which rule made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -42,6 +45,7 @@ class ClipState(NamedTuple):
     clipped: Any
     nonfinite: Any
     memory: Any
+    origin: Any = ()
 
 
 def clip(
@@ -51,6 +55,7 @@ def clip(
     *,
     nonfinite: str = "zero",
     count: bool | None = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Make a clipping rule of three independent answers.
 
@@ -70,6 +75,8 @@ def clip(
         clipped like any large number (and counts as not finite where there is no limit).
       count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
         element, where it takes one more pass over the gradients.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function of
+        the gradients that returns one. The others pass unchanged, and count for no norm. None for all.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `ClipState`.
@@ -77,7 +84,8 @@ def clip(
     Raises:
       TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
       ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
-        parameters and they are absent, or the number of blocks differs from that in `init`.
+        parameters and they are absent, the number of blocks differs from that in `init`, the state is that
+        of another rule, or `mask` selects no leaf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -100,6 +108,8 @@ def clip(
         advance = over_leaves(advance)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
 
+    origin = made_by(f"{limit.name} per {measure.name}")
+
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
         state = ClipState(
@@ -110,6 +120,7 @@ def clip(
             clipped=(),
             nonfinite=(),
             memory=advance.init(norms),
+            origin=origin,
         )
         return start_counts(state) if counting else state
 
@@ -117,6 +128,9 @@ def clip(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
         reject_integers(updates)
+        check_origin(state, ClipState, origin)
+        check_counts(state, counting=counting)
+        params = with_gradients(params, updates) if limit.needs_params else None
         seen = norms = measure.norms(updates)
         if counting and not blockwise:
             # Otherwise absolute values are computed once for counting and clipping, and written out.
@@ -137,7 +151,7 @@ def clip(
             state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
         return rescaled, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return masked(optax.GradientTransformationExtraArgs(init, update), mask)
 
 
 def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool) -> jax.Array:
@@ -155,6 +169,13 @@ def start_counts(state: ClipState) -> ClipState:
     return state._replace(
         fraction=jnp.zeros((), jnp.float32), clipped=jnp.zeros((), jnp.int32), nonfinite=jnp.zeros((), jnp.int32)
     )
+
+
+def check_counts(state: ClipState, *, counting: bool) -> None:
+    """Raise if a state has counts and the rule does not count, or the other way round."""
+    if isinstance(state.clipped, tuple) == counting:
+        msg = f"this state was made with count={not counting}, the rule with count={counting}: call init again"
+        raise ValueError(msg)
 
 
 def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
+from novoclip.origin import check_state
 
 
 class LimitUpdate(Protocol):
@@ -41,11 +42,14 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
+      name: what error messages call it, with the arguments that its memory depends on: a state made with
+        one name is refused by a rule with another.
     """
 
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
+    name: str = "a Limit"
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -77,7 +81,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update)
+    return Limit(lambda _: (), update, name="constant")
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -114,7 +118,10 @@ def tighter(*limits: Limit) -> Limit:
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
     return Limit(
-        lambda norms: tuple(limit.init(norms) for limit in limits), update, any(limit.needs_params for limit in limits)
+        lambda norms: tuple(limit.init(norms) for limit in limits),
+        update,
+        any(limit.needs_params for limit in limits),
+        f"tighter({', '.join(limit.name for limit in limits)})",
     )
 
 
@@ -133,7 +140,20 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs.
+
+    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While all that a block
+    remembers is NaN, a limit that is NaN is none.
     """
+
+    @functools.cache
+    def expected(shape: tuple[int, ...]) -> Any:
+        return jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct(shape, jnp.float32)))
+
+    @functools.cache
+    def begins_as_nan() -> bool:
+        with jax.ensure_compile_time_eval():
+            memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
+            return any(bool(jnp.any(jnp.isnan(array))) for array in _floating(memory))
 
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
@@ -145,33 +165,41 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        check_state(memory, expected(norms.shape), limit.name)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
+        if begins_as_nan():
+            nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
+            limits = jnp.where(nothing & jnp.isnan(limits), jnp.inf, limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
             learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
         else:
-            known = known & _without_nan(learned, norms.ndim)
+            spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
+            known = known & ~spoilt
         return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit(init, update, limit.needs_params, limit.name)
 
 
-def _without_nan(memory: Any, dimensions: int) -> jax.Array:
-    """Return for which blocks no number of a memory is NaN, which a number in a Limit's formula may make it."""
-    known = jnp.array(True)
-    for array in jax.tree.leaves(memory):
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(dimensions, array.ndim)))
-    return known
+def _floating(memory: Any) -> list[jax.Array]:
+    return [array for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
+
+
+def _missing(memory: Any, norms: jax.Array) -> jax.Array:
+    """Return how many elements of each block's memory are NaN."""
+    missing = jnp.zeros(norms.shape, jnp.int32)
+    for array in _floating(memory):
+        missing = missing + jnp.sum(jnp.isnan(array), axis=tuple(range(norms.ndim, array.ndim)), dtype=jnp.int32)
+    return missing
 
 
 def _dtype_of(memory: Any, otherwise: Any) -> Any:
-    dtypes = [array.dtype for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
-    return dtypes[0] if dtypes else otherwise
+    floating = _floating(memory)
+    return floating[0].dtype if floating else otherwise
 
 
 def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
@@ -205,10 +233,14 @@ def over_leaves(limit: Limit) -> Limit:
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(norms)
         outer: Any = jax.tree.structure(norms)
-        columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        try:
+            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        except ValueError as error:
+            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
+            raise ValueError(msg) from error
         memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
         results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit(init, update, limit.needs_params, limit.name)

@@ -67,7 +67,7 @@ def _acclip(
 
         return clipped_at(memory.mu, jax.tree.map(limit, memory.mu, bound))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"acclip(previous={previous})")
 
 
 def scale_by_acclip(

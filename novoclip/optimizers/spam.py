@@ -62,7 +62,7 @@ def _spam(
         scaled = divide(debiased(memory.mu, memory.mu_weight), memory.root, step.value(eps, "eps"), none)
         return jax.tree.map(lambda u: share.astype(u.dtype) * by.astype(u.dtype) * u, scaled)
 
-    return Algorithm(adam.init, learn, direction)
+    return Algorithm(adam.init, learn, direction, "spam")
 
 
 def scale_by_spam(

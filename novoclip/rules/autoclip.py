@@ -61,7 +61,7 @@ def percentile_of_history(
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
         return jnp.where(filled >= warmup, limits, jnp.inf), learned
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return Limit(lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})")
 
 
 def autoclip(
@@ -74,6 +74,7 @@ def autoclip(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a percentile of the norms seen so far (AutoClip).
 
@@ -92,6 +93,8 @@ def autoclip(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the history.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
@@ -118,4 +121,4 @@ def autoclip(
     package of the same name is `autoclip(90.0, per="tensor", include_current=False)`.
     """
     limit = percentile_of_history(percentile, window=window, warmup=warmup, include_current=include_current)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -74,7 +74,7 @@ def deviations_of_history(
         limits = jnp.where(filled >= least_filled, limits, jnp.inf)
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return Limit(lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})")
 
 
 def clip_by_deviation(
@@ -88,6 +88,7 @@ def clip_by_deviation(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at the mean of the norms seen lately plus some deviations.
 
@@ -106,6 +107,8 @@ def clip_by_deviation(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the history.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
@@ -131,4 +134,4 @@ def clip_by_deviation(
     `autoclip` has two sample deviations as its limit, without the mean.
     """
     limit = deviations_of_history(deviations, window=window, warmup=warmup, learn=learn, eps=eps)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

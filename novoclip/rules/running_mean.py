@@ -71,7 +71,7 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Lim
         mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
         return limits, choose(norms > 0, RunningMeanMemory(mean, seen), memory)
 
-    return Limit(init, update)
+    return Limit(init, update, name="running_mean")
 
 
 def clip_by_running_mean(
@@ -82,6 +82,7 @@ def clip_by_running_mean(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a multiple of the running mean of the norms.
 
@@ -95,6 +96,8 @@ def clip_by_running_mean(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the mean.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `RunningMeanMemory`.
@@ -118,4 +121,4 @@ def clip_by_running_mean(
 
     `adagc` is this with a factor of 1.05 per tensor, and another beginning.
     """
-    return clip(resolve_measure(per, norm), running_mean(factor, decay=decay), shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), running_mean(factor, decay=decay), shape, nonfinite=nonfinite, mask=mask)

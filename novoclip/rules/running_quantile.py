@@ -94,7 +94,7 @@ def running_quantile(
         moved = moved if geometric else jnp.maximum(moved, 0)
         return limits, choose(norms > 0, QuantileMemory(jax.lax.stop_gradient(moved)), memory)
 
-    return Limit(init, update)
+    return Limit(init, update, name=f"running_quantile(form={form!r})")
 
 
 def clip_by_running_quantile(
@@ -107,6 +107,7 @@ def clip_by_running_quantile(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a quantile of the norms that is tracked in one number a block.
 
@@ -124,6 +125,8 @@ def clip_by_running_quantile(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither moves the estimate.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `QuantileMemory`.
@@ -149,4 +152,4 @@ def clip_by_running_quantile(
     one gradient of a step. Their noise is not added.
     """
     limit = running_quantile(quantile, rate=rate, form=form, initial=initial)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -136,7 +136,7 @@ def z_score(
         spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
         return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
 
-    return Limit(init, update)
+    return Limit(init, update, name=f"z_score(warmup={warmup})")
 
 
 def zclip(
@@ -154,6 +154,7 @@ def zclip(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip norms that lie far above their running mean, measured in deviations (ZClip).
 
@@ -182,6 +183,8 @@ def zclip(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the memory.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `ZScoreMemory`.
@@ -217,4 +220,4 @@ def zclip(
         release=release,
         eps=eps,
     )
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

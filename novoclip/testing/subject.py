@@ -28,6 +28,8 @@ class Subject(NamedTuple):
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".
       strict: whether to forbid implicit promotion of dtypes and ranks in init and update.
+      of_spikes: for "clip", at most this part of a gradient ten thousand times larger than the three before comes
+        through, in any block. A rule that learns a norm before it computes the limit lets more of it through.
     """
 
     transform: optax.GradientTransformation
@@ -36,6 +38,7 @@ class Subject(NamedTuple):
     per: str = "tree"
     norm: str = "l2"
     strict: bool = True
+    of_spikes: float = 0.1
 
     def init(self, params: Any) -> Any:
         """Return the transform's state, computed operation by operation."""
@@ -160,6 +163,25 @@ def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
         blocks = [np.concatenate([leaf.ravel() for leaf in leaves])]
     values = np.array([_norm(block, norm) for block in blocks])
     return values[0] if per == "tree" else values
+
+
+def shaped(norms: np.ndarray, limits: np.ndarray, shape: str) -> np.ndarray:
+    """Return the norms that blocks get by a shape, computed in float64 by NumPy."""
+    if shape == "normalize":
+        return np.where(limits < np.inf, limits, norms)
+    if shape == "drop":
+        return np.where(norms > limits, 0, norms)
+    curves: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "tanh": np.tanh,
+        "arctan": lambda ratio: 2 / np.pi * np.arctan(np.pi / 2 * ratio),
+        "algebraic": lambda ratio: ratio / np.hypot(1, ratio),
+        "smooth": lambda ratio: ratio / (1 + ratio),
+    }
+    if shape == "hard":
+        return np.minimum(norms, limits)
+    bent = (limits > 0) & (limits < np.inf)
+    safe = np.where(bent, limits, 1)
+    return np.where(bent, safe * curves[shape](norms / safe), np.minimum(norms, limits))
 
 
 def _widened(leaf: Any) -> np.ndarray:

@@ -25,15 +25,17 @@ QUICK = (
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 TRIED = ((0, 10), (0, 13))
+DEVICES = "--xla_force_host_platform_device_count"
 # A call that must never end is ended after this many seconds: a hang, whatever the machine.
 HANG = 20 * 60
 
 
-def flags(devices=1):
+def flags(devices=None):
     """The value of XLA_FLAGS. With NOVOCLIP_XLA=usual, programs are optimized as users' are."""
     version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:2]))
     quick = os.environ.get("NOVOCLIP_XLA") != "usual" and TRIED[0] <= version < TRIED[1]
-    return " ".join([f"--xla_force_host_platform_device_count={devices}", *(QUICK if quick else ())])
+    given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in QUICK and DEVICES not in flag]
+    return " ".join([*given, *(QUICK if quick else ()), *([f"{DEVICES}={devices}"] if devices else [])])
 
 
 def start(module, *arguments, **environment):

@@ -64,16 +64,26 @@ FIRST = [case for case in WHOLE if case.arguments is case.entry.examples[0] and 
 OTHERS = [case for case in WHOLE if all(case is not first for first in FIRST)]
 
 
+def given():
+    """Parameters and gradients."""
+    return jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
+
+
+@functools.cache
+def on_one_device(name):
+    """What the case of that name makes of whole leaves: updates and statistics."""
+    (transform,) = (case.transform() for case in WHOLE if case.name == name)
+    return jax.device_get(jax.jit(functools.partial(scanned, transform))(*given()))
+
+
 @pytest.mark.parametrize(
     "case",
     [*FIRST, *(pytest.param(case, marks=pytest.mark.full) for case in OTHERS)],
     ids=lambda case: case.name,
 )
 def test_sharded_leaves_give_what_whole_ones_give(case, mesh):
-    params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
-    function = functools.partial(scanned, split(case))
-    expected, statistics = jax.jit(function)(params, gradients)
-    found, reported = on_mesh(function, mesh)(params, gradients)
+    expected, statistics = on_one_device(case.name)
+    found, reported = on_mesh(functools.partial(scanned, split(case)), mesh)(*given())
     for name, leaf in expected.items():
         np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6 * np.max(np.abs(leaf)), err_msg=name)
     for name, value in statistics.items():
@@ -143,10 +153,9 @@ def told(rule):
 
 @pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
 def test_shards_of_which_nothing_is_recorded_give_what_whole_leaves_give(case, mesh):
-    params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
-    expected, statistics = jax.jit(functools.partial(scanned, split(case)))(params, gradients)
+    expected, statistics = on_one_device(case.name)
     unrecorded = on_mesh(functools.partial(scanned, told(split(case))), mesh, check_vma=False)
-    found, reported = unrecorded(params, gradients)
+    found, reported = unrecorded(*given())
     for name, leaf in expected.items():
         np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6 * np.max(np.abs(leaf)), err_msg=name)
     for name, value in statistics.items():
@@ -248,15 +257,14 @@ def test_what_moves_is_seen(mesh):
 
 @pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
 def test_explicit_axis_types_give_what_whole_leaves_give_and_gather_nothing(case, mesh):
-    params, gradients = jax.tree.map(lambda leaf: 1 + 0.5 * leaf, tree()), tree(1)
+    expected, _ = on_one_device(case.name)
     function = jax.jit(functools.partial(scanned, case.transform()))
-    expected, _ = function(params, gradients)
     explicit = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * 2)
     shardings = {name: NamedSharding(explicit, spec) for name, spec in SPECS.items()}
     with jax.set_mesh(explicit):
-        given = jax.device_put((params, gradients), (shardings, shardings))
-        step = function.lower(*given).compile()
-        found, _ = step(*given)
+        placed = jax.device_put(given(), (shardings, shardings))
+        step = function.lower(*placed).compile()
+        found, _ = step(*placed)
     assert moved(step) - SUMS == OF_UNITS.get(case.entry.name, set())
     for name, leaf in expected.items():
         assert found[name].sharding.is_equivalent_to(shardings[name], leaf.ndim), name
@@ -294,7 +302,7 @@ def test_jit_over_sharded_arrays_gathers_no_gradient(rule, largest, mesh):
     state = rule.init(params)
     step = jax.jit(rule.update).lower(gradients, state, params).compile()
     updates, _ = step(gradients, state, params)
-    expected, _ = rule.update(tree(1), rule.init(tree()), tree())
+    expected, _ = jax.jit(rule.update)(tree(1), jax.jit(rule.init)(tree()), tree())
     # By unit, the 14 norms, in parts of equal size.
     assert moved(step) <= SUMS if largest == 1 else max(size for _, size in moved(step)) <= largest
     for name, leaf in updates.items():

@@ -14,7 +14,7 @@ from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
-from novoclip.shapes import SHAPES
+from novoclip.shapes import CUTS, SHAPES, is_beyond
 
 NONFINITE = ("zero", "propagate")
 
@@ -144,7 +144,10 @@ def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, e
     """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
     # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
     known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
-    new = SHAPES[shape](jnp.where(known, norm, 1), limit)
+    norm_or_1 = jnp.where(known, norm, 1)
+    new = SHAPES[shape](norm_or_1, limit)
+    if shape in CUTS and not elementwise:
+        new = jnp.where(is_beyond(norm_or_1, limit), new, norm_or_1)
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
     return jnp.where(known, new, norm)
@@ -160,9 +163,9 @@ def start_counts(state: ClipState) -> ClipState:
 def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
     finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & (norms > limits)
+    beyond = finite & is_beyond(norms, limits)
     return state._replace(
-        fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
+        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
         clipped=count_up(state.clipped, jnp.any(beyond)),
         nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
     )
@@ -172,10 +175,10 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     """Return the state with this step's numbers counted, or the step as not finite if any is not."""
 
     # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
-    # writes out before it sums. n - n is 0, and NaN where n is not finite.
+    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
     def term(n: jax.Array, c: jax.Array) -> jax.Array:
         excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
-        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) + (n - n))
+        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))
 
     leaves = named_leaves(norms)
     over = [leaf_axes(*leaf) for leaf in leaves]
@@ -184,8 +187,8 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / max(size, 1), state.fraction),
-        clipped=count_up(state.clipped, finite & (beyond > 0)),
+        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
+        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
         nonfinite=count_up(state.nonfinite, ~finite),
     )
 

@@ -110,8 +110,8 @@ def clippy(
         limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), jnp.inf)
         rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
         norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
+        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)
         limits = jnp.ones_like(norms)
-        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), norms, limits)
         return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
 
     return optax.GradientTransformationExtraArgs(start.init, update)

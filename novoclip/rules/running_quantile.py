@@ -92,7 +92,7 @@ def running_quantile(
         within = (norms <= limits).astype(norms.dtype)
         moved = estimate - value_at(rate, step, norms, "rate") * (within - value_at(quantile, step, norms, "quantile"))
         moved = moved if geometric else jnp.maximum(moved, 0)
-        return limits, choose(norms > 0, QuantileMemory(jax.lax.stop_gradient(moved)), memory)
+        return limits, choose(norms > 0, QuantileMemory(moved), memory)
 
     return Limit(init, update)
 

@@ -38,7 +38,8 @@ class Layout(NamedTuple):
 
 def accumulation_dtype(dtype: Any) -> Any:
     """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
-    return jnp.float64 if jnp.finfo(dtype).bits == 64 else jnp.float32
+    # Without x64, JAX takes float64 of NumPy's as float32.
+    return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
 
 
 # Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.

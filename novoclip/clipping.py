@@ -14,6 +14,7 @@ from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
+from novoclip.ranges import limits_as, no_limit
 from novoclip.shapes import CUTS, SHAPES, is_beyond
 
 NONFINITE = ("zero", "propagate")
@@ -105,7 +106,7 @@ def clip(
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
-            limits=jnp.full(norms.shape, jnp.inf, norms.dtype) if blockwise else (),
+            limits=jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype) if blockwise else (),
             fraction=(),
             clipped=(),
             nonfinite=(),
@@ -133,7 +134,7 @@ def clip(
         elif counting:
             state = advance_counts(state, norms, limits)
         if blockwise:
-            limits = jnp.where(jnp.isfinite(norms), limits.astype(state.limits.dtype), state.limits)
+            limits = jnp.where(jnp.isfinite(norms), limits_as(limits, state.limits.dtype), state.limits)
             state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
         return rescaled, state
 

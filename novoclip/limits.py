@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
+from novoclip.ranges import limits_as, without_infinity
 
 
 class LimitUpdate(Protocol):
@@ -145,6 +146,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        memory = without_infinity(memory)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
@@ -155,7 +157,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
             learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
         else:
             known = known & _without_nan(learned, norms.ndim)
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
+        return limits_as(jnp.maximum(without_infinity(limits), 0), norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params)
 

@@ -6,7 +6,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-
 SHRINK = 2.0**-64
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from novoclip.ranges import is_limit
 from novoclip.safe_math import wide_ratio
 
 Shape = Callable[[jax.Array, jax.Array], jax.Array]
@@ -37,14 +38,14 @@ def drop(norm: jax.Array, limit: jax.Array) -> jax.Array:
 
 def normalize(norm: jax.Array, limit: jax.Array) -> jax.Array:
     """Give every block the limit as its norm, blocks of zeros and infinite limits excepted."""
-    return jnp.where((norm > 0) & (limit < jnp.inf), limit, norm)
+    return jnp.where((norm > 0) & is_limit(limit), limit, norm)
 
 
 def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
     """Return n -> c curve(n / c), for a curve that rises from 0 with slope 1 towards 1."""
 
     def shape(norm: jax.Array, limit: jax.Array) -> jax.Array:
-        usable = (limit > 0) & (limit < jnp.inf)
+        usable = (limit > 0) & is_limit(limit)
         safe = jnp.where(usable, limit, 1)
         # At a ratio of 1e18 every curve has reached 1 in float64 too; beyond, squares would overflow.
         bent = safe * curve(jnp.minimum(wide_ratio(norm, safe), 1e18))

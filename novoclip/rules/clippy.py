@@ -14,6 +14,7 @@ from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -107,7 +108,7 @@ def clippy(
         parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
         parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
         sizes = sizes.astype(parts.dtype)
-        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), jnp.inf)
+        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), no_limit(sizes.dtype))
         rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
         norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
         state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)

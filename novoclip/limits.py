@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
 from novoclip.origin import check_state
+from novoclip.ranges import limits_as, no_limit, without_infinity
 
 
 class LimitUpdate(Protocol):
@@ -166,13 +167,14 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         check_state(memory, expected(norms.shape), limit.name)
+        memory = without_infinity(memory)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
         if begins_as_nan():
             nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
-            limits = jnp.where(nothing & jnp.isnan(limits), jnp.inf, limits)
+            limits = jnp.where(nothing & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
@@ -180,7 +182,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         else:
             spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
+        return limits_as(jnp.maximum(without_infinity(limits), 0), norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params, limit.name)
 

@@ -12,6 +12,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -39,7 +40,7 @@ def _adagc(
     check_number("floor", floor)
 
     def init(norms: Any) -> AdaGCMemory:
-        return AdaGCMemory(jnp.full(norms.shape, jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+        return AdaGCMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any

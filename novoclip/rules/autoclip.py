@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
 
 
@@ -59,7 +60,7 @@ def percentile_of_history(
         learned = remember(memory, norms)
         seen = learned if include_current else memory
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
-        return jnp.where(filled >= warmup, limits, jnp.inf), learned
+        return jnp.where(filled >= warmup, limits, no_limit(norms.dtype)), learned
 
     return Limit(lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})")
 

@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
 
 LEARN = ("raw", "clipped")
@@ -71,7 +72,7 @@ def deviations_of_history(
         # In a window of equal norms the mean may round below them.
         least = value_at(eps, step, norms, "eps") * jnp.abs(mean)
         limits = mean + value_at(deviations, step, norms, "deviations") * jnp.maximum(deviation, least)
-        limits = jnp.where(filled >= least_filled, limits, jnp.inf)
+        limits = jnp.where(filled >= least_filled, limits, no_limit(norms.dtype))
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
     return Limit(lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})")

@@ -14,6 +14,7 @@ from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
+from novoclip.ranges import limits_as, no_limit
 from novoclip.safe_math import hypotenuse, ratio
 
 FORMS = ("inverse", "proportional")
@@ -86,8 +87,8 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         if form == "inverse":
             root = learn(norms, rate)
             limits = ratio(scale, jnp.where(root > 0, root, 1))
-            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root, ())
-        limits = jnp.where(memory.seen > 0, scale * before, jnp.inf)
+            return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentMemory(root, ())
+        limits = jnp.where(memory.seen > 0, scale * before, no_limit(norms.dtype))
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
         seen = memory.seen + (memory.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
         root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
@@ -183,11 +184,11 @@ def clip_by_second_moment(
         state = new._replace(fraction=state.fraction, clipped=state.clipped, nonfinite=state.nonfinite)
         # Not from the state, whose dtype may be narrower than the gradients'.
         finite = jnp.isfinite(blocks.norms(updates))
-        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
+        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else no_limit(state.limits.dtype))
         sizes = ELEMENTS.norms(updates)
         spread = [blocks.spread(values, sizes) for values in (bounds, finite)]
         limits, usable = (jax.tree.map(broadcast_like, values, sizes) for values in spread)
-        limits = jax.tree.map(lambda c, n: c.astype(n.dtype), limits, sizes)
+        limits = jax.tree.map(lambda c, n: limits_as(c, n.dtype), limits, sizes)
         new = jax.tree.map(lambda n, c: new_norm(n, c, shape, nonfinite, elementwise=True), sizes, limits)
         if count:
             known = jax.tree.map(lambda n, ok: jnp.where(ok, n, jnp.nan), sizes, usable)

@@ -12,6 +12,7 @@ from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, ratio, square_root
 
 
@@ -59,7 +60,7 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
         weight, share = _rate(memory, rate_at(decay, step, norms, "decay"))
         mean = memory.mean + share * (norms - memory.mean)
         learned = choose(norms > 0, AverageMemory(mean, weight), memory)
-        return jnp.where(weight > 0, mean, jnp.inf), learned
+        return jnp.where(weight > 0, mean, no_limit(norms.dtype)), learned
 
     return Limit(_empty, update, name="adaclip")
 

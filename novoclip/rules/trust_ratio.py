@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import ratio
 
 
@@ -60,7 +61,7 @@ def trust_ratio(
         by = value_at(rate, step, norms, "learning_rate")
         usable = (sizes > 0) & (by > 0)
         limits = ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
-        return jnp.where(usable, limits, jnp.inf), memory
+        return jnp.where(usable, limits, no_limit(norms.dtype)), memory
 
     return Limit(lambda _: (), update, needs_params=True, name="trust_ratio")
 

@@ -12,6 +12,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, square_root
 
 MODES = ("adaptive_scaling", "mean", "percentile")
@@ -119,7 +120,7 @@ def z_score(
             replacement = value_at(clip_factor, step, norms, "clip_factor") * replacement
         else:
             replacement = memory.mean if mode == "mean" else edge
-        bound = jnp.where(warm, jnp.where(spike, replacement, edge), jnp.inf)
+        bound = jnp.where(warm, jnp.where(spike, replacement, edge), no_limit(norms.dtype))
 
         released = memory.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
         learned = jnp.where(spike & ~released, replacement, norms)

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
+
+NO_TRANSFORM = (
+    "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
+    "Called by itself, it takes norms and step=, as in limit.update(norms, memory, step=step)"
+)
 
 
 class LimitUpdate(Protocol):
@@ -21,7 +26,13 @@ class LimitUpdate(Protocol):
         ...
 
 
-class Limit(NamedTuple):
+class _Functions(NamedTuple):
+    init: Callable[[Any], Any]
+    update: LimitUpdate
+    needs_params: bool = False
+
+
+class Limit(_Functions):
     """How large each block may be at this step: to norms, what an Optax transform is to gradients.
 
     A Limit sees norms and nothing else, so it serves every Measure, and can be run on a
@@ -41,11 +52,27 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
+
+    A Limit is no transform, though Optax takes it for one, having no type to ask. Called as a transform is, with
+    parameters or without `step`, it raises a TypeError that says what to write.
     """
 
-    init: Callable[[Any], Any]
-    update: LimitUpdate
-    needs_params: bool = False
+    __slots__ = ()
+
+    def __new__(cls, init: Callable[[Any], Any], update: LimitUpdate, needs_params: bool = False) -> Self:
+        """Make the Limit of functions that refuse what only a transform is given."""
+
+        def of_norms(norms: Any) -> Any:
+            if not hasattr(norms, "shape"):
+                raise TypeError(NO_TRANSFORM)
+            return init(norms)
+
+        def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+            if "step" not in extra:
+                raise TypeError(NO_TRANSFORM)
+            return update(norms, memory, param_norms, **extra)
+
+        return super().__new__(cls, of_norms, at_a_step, needs_params)
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -211,4 +238,4 @@ def over_leaves(limit: Limit) -> Limit:
         results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit._make((init, update, limit.needs_params))  # of trees of norms

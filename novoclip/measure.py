@@ -33,6 +33,7 @@ class Measure(NamedTuple):
         single numbers to a block's limit, or need a certain norm, refuse it.
       counts: `counts(tree)`: how many numbers each block has.
       with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
+      max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -41,6 +42,7 @@ class Measure(NamedTuple):
     spread: Callable[[Any, optax.Updates], optax.Updates] = _lacking
     counts: Callable[[optax.Updates], Any] = _lacking
     with_norm: Callable[[str], "Measure"] = _lacking
+    max_copies: int = 64
 
 
 def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:

@@ -97,7 +97,8 @@ def clip_by_deviation(
 
     Args:
       deviations: k, at least 0: a float, an array or a schedule.
-      window: how many norms are kept a block.
+      window: how many norms are kept a block. Per element, each is one copy of the parameters: at most 64,
+        unless `per=elements(max_copies=...)` allows more.
       warmup: how many of them there must be before anything is clipped; None for half of the window.
       learn: "raw" keeps norms before clipping, "clipped" after.
       eps: the least deviation, as a share of the mean: a float, an array or a schedule.
@@ -112,7 +113,8 @@ def clip_by_deviation(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, or a name is unknown.
+      ValueError: if a number is out of its range, or a name is unknown. In `init`: if, per element, the window is
+        longer than 64 and was not allowed by `elements(max_copies=...)`.
 
     Example:
       >>> import jax.numpy as jnp

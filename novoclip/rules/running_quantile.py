@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_number, check_quantile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose
@@ -68,7 +68,7 @@ def running_quantile(
       1.1
       1.2
     """
-    check_number("quantile", quantile, high=1.0)
+    check_quantile("quantile", quantile)
     check_number("rate", rate, exclude_low=True)
     check_choice("form", form, FORMS)
     if initial is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,7 @@ class LimitUpdate(Protocol):
         ...
 
 
-class _Functions(NamedTuple):
-    init: Callable[[Any], Any]
-    update: LimitUpdate
-    needs_params: bool = False
-
-
-class Limit(_Functions):
+class Limit(NamedTuple):
     """How large each block may be at this step: to norms, what an Optax transform is to gradients.
 
     A Limit sees norms and nothing else, so it serves every Measure, and can be run on a
@@ -52,27 +46,31 @@ class Limit(_Functions):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
-
-    A Limit is no transform, though Optax takes it for one, having no type to ask. Called as a transform is, with
-    parameters or without `step`, it raises a TypeError that says what to write.
     """
 
-    __slots__ = ()
+    init: Callable[[Any], Any]
+    update: LimitUpdate
+    needs_params: bool = False
 
-    def __new__(cls, init: Callable[[Any], Any], update: LimitUpdate, needs_params: bool = False) -> Self:
-        """Make the Limit of functions that refuse what only a transform is given."""
 
-        def of_norms(norms: Any) -> Any:
-            if not hasattr(norms, "shape"):
-                raise TypeError(NO_TRANSFORM)
-            return init(norms)
+def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, needs_params: bool = False) -> Limit:
+    """Return a Limit that says what to write where it stands in place of a transform.
 
-        def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-            if "step" not in extra:
-                raise TypeError(NO_TRANSFORM)
-            return update(norms, memory, param_norms, **extra)
+    Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters
+    or without `step`, it can tell.
+    """
 
-        return super().__new__(cls, of_norms, at_a_step, needs_params)
+    def of_norms(norms: Any) -> Any:
+        if not hasattr(norms, "shape"):
+            raise TypeError(NO_TRANSFORM)
+        return init(norms)
+
+    def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        if "step" not in extra:
+            raise TypeError(NO_TRANSFORM)
+        return update(norms, memory, param_norms, **extra)
+
+    return Limit(of_norms, at_a_step, needs_params)
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -104,7 +102,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update)
+    return make_limit(lambda _: (), update)
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -140,9 +138,8 @@ def tighter(*limits: Limit) -> Limit:
         results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
-    return Limit(
-        lambda norms: tuple(limit.init(norms) for limit in limits), update, any(limit.needs_params for limit in limits)
-    )
+    needs_params = any(limit.needs_params for limit in limits)
+    return make_limit(lambda norms: tuple(limit.init(norms) for limit in limits), update, needs_params=needs_params)
 
 
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -238,4 +235,4 @@ def over_leaves(limit: Limit) -> Limit:
         results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
-    return Limit._make((init, update, limit.needs_params))  # of trees of norms
+    return Limit(init, update, limit.needs_params)

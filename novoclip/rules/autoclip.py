@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_flag, check_integer, check_percentile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
 
@@ -62,7 +62,7 @@ def percentile_of_history(
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
         return jnp.where(filled >= warmup, limits, jnp.inf), learned
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return make_limit(lambda norms: empty_history(norms, window), update)
 
 
 def autoclip(

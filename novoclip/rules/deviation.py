@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
 
@@ -74,7 +74,7 @@ def deviations_of_history(
         limits = jnp.where(filled >= least_filled, limits, jnp.inf)
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return make_limit(lambda norms: empty_history(norms, window), update)
 
 
 def clip_by_deviation(

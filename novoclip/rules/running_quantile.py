@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, check_quantile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 
 FORMS = ("geometric", "arithmetic")
@@ -94,7 +94,7 @@ def running_quantile(
         moved = moved if geometric else jnp.maximum(moved, 0)
         return limits, choose(norms > 0, QuantileMemory(jax.lax.stop_gradient(moved)), memory)
 
-    return Limit(init, update)
+    return make_limit(init, update)
 
 
 def clip_by_running_quantile(

@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.safe_math import hypotenuse, ratio, square_root
 
@@ -61,7 +61,7 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
         learned = choose(norms > 0, AverageMemory(mean, weight), memory)
         return jnp.where(weight > 0, mean, jnp.inf), learned
 
-    return Limit(_empty, update)
+    return make_limit(_empty, update)
 
 
 def _spikes(per: str | Measure) -> Measure:
@@ -138,7 +138,7 @@ def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit
         learned = RootRatioMemory(AverageMemory(mean, weight), AverageMemory(root, root_weight))
         return ratio(mean, jnp.where(size > 0, size, 1)), choose(norms > 0, learned, memory)
 
-    return Limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update)
+    return make_limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update)
 
 
 def adagn(

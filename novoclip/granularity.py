@@ -6,11 +6,12 @@ from typing import Any
 import jax
 
 from novoclip.arguments import check_choice, check_integer
-from novoclip.axes import Axes, resolve_axes, resolve_specs
+from novoclip.axes import Axes, AxesOf, check_axes, resolve_axes, resolve_specs
 from novoclip.blocks import NORMS, Layout
-from novoclip.leaves import NamedLeaf
+from novoclip.leaves import NamedLeaf, named_leaves
 from novoclip.measure import ELEMENTS, Measure, blocks_of, whole_leaves
 from novoclip.mesh import shards_of
+from novoclip.paths import check_distinct
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
 PER = ("tree", "tensor", "unit", "element")
@@ -137,7 +138,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
         order = list(dict.fromkeys(labels))
         return whole_leaves(tuple(order.index(label) for label in labels), leaves, "stack")
 
-    return blocks_of(layout, norm)
+    return blocks_of(layout, norm, lambda tree: check_distinct("label_of", [path for path, _ in named_leaves(tree)]))
 
 
 def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:
@@ -167,7 +168,8 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
     def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
         return tuple(range(layer.ndim))
 
-    return units(all_axes, norm=norm, stacked=stacked, specs=specs)
+    check_choice("norm", norm, NORMS)
+    return _slices(None, all_axes, norm, stacked, specs)
 
 
 def units(
@@ -205,13 +207,25 @@ def units(
       [5. 1.]
     """
     check_choice("norm", norm, NORMS)
-    axes_of, spec_of = within_layers(resolve_axes(axes), resolve_stacked(stacked)), resolve_specs(specs)
+    return _slices(axes, resolve_axes(axes), norm, stacked, specs)
+
+
+def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any) -> Measure:
+    """Return the Measure of the slices of layers; `axes` is the argument that they come from, to check it."""
+    layers, spec = resolve_stacked(stacked), resolve_specs(specs)
+    axes_of = within_layers(axes_of_layer, layers.at)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        shards = tuple(shards_of(name, leaf, spec_of.get(name.keys)) for name, leaf in leaves)
+        shards = tuple(shards_of(name, leaf, spec.at(name, leaf)) for name, leaf in leaves)
         return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=shards)
 
-    return blocks_of(layout, norm)
+    def check(tree: Any) -> None:
+        layers.check(tree)
+        spec.check(tree)
+        reducible = [(name, leaf) for name, leaf in named_leaves(tree) if leaf.ndim > layers.at(name, leaf)]
+        check_axes(axes, axes_of, reducible, tree)
+
+    return blocks_of(layout, norm, check)
 
 
 def _each(leaves: list[NamedLeaf]) -> tuple[int, ...]:

@@ -45,10 +45,13 @@ class Measure(NamedTuple):
     max_copies: int = 64
 
 
-def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
-    """Return the Measure of the blocks that a function lays out over named leaves."""
+def blocks_of(
+    layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, check: Callable[[Any], None] = lambda _: None
+) -> Measure:
+    """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
 
     def norms(tree: optax.Updates) -> jax.Array:
+        check(tree)
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
 
@@ -64,7 +67,7 @@ def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Meas
         named = named_leaves(tree)
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
-    return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other))
+    return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other, check))
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:

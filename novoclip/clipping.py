@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
+from novoclip.copies import check_copies
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
@@ -16,7 +17,8 @@ from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
 from novoclip.origin import check_origin, made_by
-from novoclip.shapes import SHAPES
+from novoclip.ranges import limits_as, no_limit
+from novoclip.shapes import CUTS, SHAPES, is_beyond
 
 NONFINITE = ("zero", "propagate")
 
@@ -112,10 +114,12 @@ def clip(
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
+        if not blockwise:
+            check_copies(limit, norms, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
-            limits=jnp.full(norms.shape, jnp.inf, norms.dtype) if blockwise else (),
+            limits=jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype) if blockwise else (),
             fraction=(),
             clipped=(),
             nonfinite=(),
@@ -147,7 +151,7 @@ def clip(
         elif counting:
             state = advance_counts(state, norms, limits)
         if blockwise:
-            limits = jnp.where(jnp.isfinite(norms), limits.astype(state.limits.dtype), state.limits)
+            limits = jnp.where(jnp.isfinite(norms), limits_as(limits, state.limits.dtype), state.limits)
             state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
         return rescaled, state
 
@@ -158,7 +162,10 @@ def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, e
     """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
     # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
     known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
-    new = SHAPES[shape](jnp.where(known, norm, 1), limit)
+    norm_or_1 = jnp.where(known, norm, 1)
+    new = SHAPES[shape](norm_or_1, limit)
+    if shape in CUTS and not elementwise:
+        new = jnp.where(is_beyond(norm_or_1, limit), new, norm_or_1)
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
     return jnp.where(known, new, norm)
@@ -181,9 +188,9 @@ def check_counts(state: ClipState, *, counting: bool) -> None:
 def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
     finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & (norms > limits)
+    beyond = finite & is_beyond(norms, limits)
     return state._replace(
-        fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
+        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
         clipped=count_up(state.clipped, jnp.any(beyond)),
         nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
     )
@@ -193,10 +200,10 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     """Return the state with this step's numbers counted, or the step as not finite if any is not."""
 
     # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
-    # writes out before it sums. n - n is 0, and NaN where n is not finite.
+    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
     def term(n: jax.Array, c: jax.Array) -> jax.Array:
         excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
-        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) + (n - n))
+        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))
 
     leaves = named_leaves(norms)
     over = [leaf_axes(*leaf) for leaf in leaves]
@@ -205,8 +212,8 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / max(size, 1), state.fraction),
-        clipped=count_up(state.clipped, finite & (beyond > 0)),
+        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
+        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
         nonfinite=count_up(state.nonfinite, ~finite),
     )
 

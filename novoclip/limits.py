@@ -10,6 +10,12 @@ import jax.numpy as jnp
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
 from novoclip.origin import check_state
+from novoclip.ranges import limits_as, no_limit, without_infinity
+
+NO_TRANSFORM = (
+    "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
+    "Called by itself, it takes norms and step=, as in limit.update(norms, memory, step=step)"
+)
 
 
 class LimitUpdate(Protocol):
@@ -52,6 +58,26 @@ class Limit(NamedTuple):
     name: str = "a Limit"
 
 
+def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False) -> Limit:
+    """Return a Limit that says what to write where it stands in place of a transform.
+
+    Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters
+    or without `step`, it can tell.
+    """
+
+    def of_norms(norms: Any) -> Any:
+        if not hasattr(norms, "shape"):
+            raise TypeError(NO_TRANSFORM)
+        return init(norms)
+
+    def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        if "step" not in extra:
+            raise TypeError(NO_TRANSFORM)
+        return update(norms, memory, param_norms, **extra)
+
+    return Limit(of_norms, at_a_step, needs_params, name)
+
+
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
     """Limit every block to a number, or to a schedule's value at this step.
 
@@ -81,7 +107,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update, name="constant")
+    return make_limit(lambda _: (), update, name="constant")
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -117,11 +143,11 @@ def tighter(*limits: Limit) -> Limit:
         results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
-    return Limit(
+    return make_limit(
         lambda norms: tuple(limit.init(norms) for limit in limits),
         update,
-        any(limit.needs_params for limit in limits),
-        f"tighter({', '.join(limit.name for limit in limits)})",
+        needs_params=any(limit.needs_params for limit in limits),
+        name=f"tighter({', '.join(limit.name for limit in limits)})",
     )
 
 
@@ -166,13 +192,14 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         check_state(memory, expected(norms.shape), limit.name)
+        memory = without_infinity(memory)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
         if begins_as_nan():
             nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
-            limits = jnp.where(nothing & jnp.isnan(limits), jnp.inf, limits)
+            limits = jnp.where(nothing & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
@@ -180,7 +207,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         else:
             spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
+        return limits_as(jnp.maximum(without_infinity(limits), 0), norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params, limit.name)
 

@@ -16,6 +16,7 @@ from novoclip.masks import mask_tree, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.origin import check_origin, made_by
 from novoclip.paths import leaves_with_paths, some_of
+from novoclip.transforms import check_rule, check_rule_state
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -127,7 +128,8 @@ def _transform(
         check_number("weight_decay", weight_decay)
     check_choice("decay", decay, DECAYS)
     check_choice("nonfinite", nonfinite, NONFINITE)
-    check_clip(clip)
+    if clip is not None:
+        check_rule("clip", clip, __name__)
     rule = optax.with_extra_args_support(clip or optax.identity())
     origin = made_by(algorithm.name)
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
@@ -135,7 +137,9 @@ def _transform(
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        return OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params), origin)
+        clip_state = () if clip is None else rule.init(params)
+        check_rule_state("clip", clip_state, OptimizerState)
+        return OptimizerState(zero(), zero(), algorithm.init(shapes), clip_state, origin)
 
     def update(
         updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
@@ -211,13 +215,6 @@ def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> 
         weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
     by = step.value(rate, "weight_decay")
     return jax.tree.map(lambda x, w: x + by.astype(w.dtype) * w, tree, weights)
-
-
-def check_clip(clip: Any) -> None:
-    """Raise unless `clip` is None or a transform."""
-    if clip is not None and not (hasattr(clip, "init") and hasattr(clip, "update")):
-        msg = f"clip must be a GradientTransformation, such as clip_by_global_norm(1.0); got {clip!r}"
-        raise TypeError(msg)
 
 
 def check_dtype(name: str, dtype: Any) -> None:

@@ -10,8 +10,9 @@ from novoclip.arguments import Schedulable, check_integer, check_number, rate_at
 from novoclip.blocks import length
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -39,7 +40,7 @@ def _adagc(
     check_number("floor", floor)
 
     def init(norms: Any) -> AdaGCMemory:
-        return AdaGCMemory(jnp.full(norms.shape, jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+        return AdaGCMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -61,7 +62,7 @@ def _adagc(
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
         return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
 
-    return Limit(init, update, name=f"adagc(warmup={warmup})")
+    return make_limit(init, update, name=f"adagc(warmup={warmup})")
 
 
 def adagc(

@@ -17,6 +17,7 @@ from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -117,11 +118,11 @@ def clippy(
         parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
         parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
         sizes = sizes.astype(parts.dtype)
-        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), jnp.inf)
+        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), no_limit(sizes.dtype))
         rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
         norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
+        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)
         limits = jnp.ones_like(norms)
-        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), norms, limits)
         return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
 
     return masked(optax.GradientTransformationExtraArgs(start.init, update), mask)

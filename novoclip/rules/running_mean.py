@@ -9,8 +9,9 @@ import optax
 from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 
 
 class RunningMeanMemory(NamedTuple):
@@ -65,13 +66,14 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Lim
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, RunningMeanMemory]:
         del param_norms, extra
-        limits = jnp.where(memory.seen > 0, value_at(factor, step, norms, "factor") * memory.mean, jnp.inf)
+        none = no_limit(norms.dtype)
+        limits = jnp.where(memory.seen > 0, value_at(factor, step, norms, "factor") * memory.mean, none)
         seen = jnp.minimum(memory.seen, jnp.iinfo(jnp.int32).max - 1) + 1
         rate = jnp.maximum(rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
         return limits, choose(norms > 0, RunningMeanMemory(mean, seen), memory)
 
-    return Limit(init, update, name="running_mean")
+    return make_limit(init, update, name="running_mean")
 
 
 def clip_by_running_mean(

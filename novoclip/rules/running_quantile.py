@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_number, check_quantile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import is_limit, no_limit
 
 FORMS = ("geometric", "arithmetic")
 
@@ -68,7 +69,7 @@ def running_quantile(
       1.1
       1.2
     """
-    check_number("quantile", quantile, high=1.0)
+    check_quantile("quantile", quantile)
     check_number("rate", rate, exclude_low=True)
     check_choice("form", form, FORMS)
     if initial is not None:
@@ -76,7 +77,7 @@ def running_quantile(
     geometric = form == "geometric"
 
     def init(norms: Any) -> QuantileMemory:
-        return QuantileMemory(jnp.full(norms.shape, jnp.inf, norms.dtype))
+        return QuantileMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -84,17 +85,17 @@ def running_quantile(
         del param_norms, extra
         first = norms if initial is None else value_at(initial, step, norms, "initial")
         first = jnp.where(first > 0, first, 1)
-        begun = memory.estimate < jnp.inf
+        begun = is_limit(memory.estimate)
         estimate = jnp.where(begun, memory.estimate, jnp.log(first) if geometric else first)
         # Before the first step the limit is `initial` itself, not the exponential of its logarithm.
         limits = jnp.where(begun, jnp.exp(estimate), first) if geometric else estimate
-        limits = jnp.where(begun | (norms > 0), limits, jnp.inf)
+        limits = jnp.where(begun | (norms > 0), limits, no_limit(norms.dtype))
         within = (norms <= limits).astype(norms.dtype)
         moved = estimate - value_at(rate, step, norms, "rate") * (within - value_at(quantile, step, norms, "quantile"))
         moved = moved if geometric else jnp.maximum(moved, 0)
-        return limits, choose(norms > 0, QuantileMemory(jax.lax.stop_gradient(moved)), memory)
+        return limits, choose(norms > 0, QuantileMemory(moved), memory)
 
-    return Limit(init, update, name=f"running_quantile(form={form!r})")
+    return make_limit(init, update, name=f"running_quantile(form={form!r})")
 
 
 def clip_by_running_quantile(

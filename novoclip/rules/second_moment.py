@@ -9,11 +9,12 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
 from novoclip.clipping import ClipState, advance_element_counts, check_counts, clip, new_norm, start_counts
 from novoclip.granularity import resolve_fixed
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
+from novoclip.ranges import limits_as, no_limit
 from novoclip.safe_math import hypotenuse, ratio
 
 FORMS = ("inverse", "proportional")
@@ -86,14 +87,14 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         if form == "inverse":
             root = learn(norms, rate)
             limits = ratio(scale, jnp.where(root > 0, root, 1))
-            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root, ())
-        limits = jnp.where(memory.seen > 0, scale * before, jnp.inf)
+            return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentMemory(root, ())
+        limits = jnp.where(memory.seen > 0, scale * before, no_limit(norms.dtype))
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
         seen = memory.seen + (memory.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
         root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
         return limits, choose(norms > 0, SecondMomentMemory(root, seen), memory)
 
-    return Limit(init, update, name=f"second_moment(form={form!r})")
+    return make_limit(init, update, name=f"second_moment(form={form!r})")
 
 
 def clip_by_second_moment(
@@ -183,11 +184,11 @@ def clip_by_second_moment(
         state = new._replace(fraction=state.fraction, clipped=state.clipped, nonfinite=state.nonfinite)
         # Not from the state, whose dtype may be narrower than the gradients'.
         finite = jnp.isfinite(blocks.norms(updates))
-        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
+        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else no_limit(state.limits.dtype))
         sizes = ELEMENTS.norms(updates)
         spread = [blocks.spread(values, sizes) for values in (bounds, finite)]
         limits, usable = (jax.tree.map(broadcast_like, values, sizes) for values in spread)
-        limits = jax.tree.map(lambda c, n: c.astype(n.dtype), limits, sizes)
+        limits = jax.tree.map(lambda c, n: limits_as(c, n.dtype), limits, sizes)
         new = jax.tree.map(lambda n, c: new_norm(n, c, shape, nonfinite, elementwise=True), sizes, limits)
         if count:
             known = jax.tree.map(lambda n, ok: jnp.where(ok, n, jnp.nan), sizes, usable)

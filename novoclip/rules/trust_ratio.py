@@ -9,8 +9,9 @@ import optax
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import ratio
 
 
@@ -60,9 +61,9 @@ def trust_ratio(
         by = value_at(rate, step, norms, "learning_rate")
         usable = (sizes > 0) & (by > 0)
         limits = ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
-        return jnp.where(usable, limits, jnp.inf), memory
+        return jnp.where(usable, limits, no_limit(norms.dtype)), memory
 
-    return Limit(lambda _: (), update, needs_params=True, name="trust_ratio")
+    return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")
 
 
 def clip_by_trust_ratio(

@@ -10,8 +10,9 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, square_root
 
 MODES = ("adaptive_scaling", "mean", "percentile")
@@ -119,7 +120,7 @@ def z_score(
             replacement = value_at(clip_factor, step, norms, "clip_factor") * replacement
         else:
             replacement = memory.mean if mode == "mean" else edge
-        bound = jnp.where(warm, jnp.where(spike, replacement, edge), jnp.inf)
+        bound = jnp.where(warm, jnp.where(spike, replacement, edge), no_limit(norms.dtype))
 
         released = memory.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
         learned = jnp.where(spike & ~released, replacement, norms)
@@ -136,7 +137,7 @@ def z_score(
         spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
         return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
 
-    return Limit(init, update, name=f"z_score(warmup={warmup})")
+    return make_limit(init, update, name=f"z_score(warmup={warmup})")
 
 
 def zclip(

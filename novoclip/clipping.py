@@ -33,6 +33,8 @@ class ClipState(NamedTuple):
       nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
         For `per="element"`, these three are `()` unless counting was asked for.
       memory: the Limit's own.
+      nonfinite_in_a_row: int32, how many of the latest steps, without one between that was finite, were among
+        `nonfinite`; `()` where that is, and in a state saved by 0.1.0.
     """
 
     steps: jax.Array
@@ -42,6 +44,7 @@ class ClipState(NamedTuple):
     clipped: Any
     nonfinite: Any
     memory: Any
+    nonfinite_in_a_row: Any = ()
 
 
 def clip(
@@ -151,9 +154,10 @@ def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, e
 
 
 def start_counts(state: ClipState) -> ClipState:
-    """Return the state with its three counts at 0."""
+    """Return the state with its four counts at 0."""
+    zero = functools.partial(jnp.zeros, (), jnp.int32)
     return state._replace(
-        fraction=jnp.zeros((), jnp.float32), clipped=jnp.zeros((), jnp.int32), nonfinite=jnp.zeros((), jnp.int32)
+        fraction=jnp.zeros((), jnp.float32), clipped=zero(), nonfinite=zero(), nonfinite_in_a_row=zero()
     )
 
 
@@ -165,6 +169,7 @@ def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> Cli
         fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
         clipped=count_up(state.clipped, jnp.any(beyond)),
         nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~jnp.all(finite)),
     )
 
 
@@ -187,12 +192,18 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
         fraction=jnp.where(finite, beyond / max(size, 1), state.fraction),
         clipped=count_up(state.clipped, finite & (beyond > 0)),
         nonfinite=count_up(state.nonfinite, ~finite),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
     )
 
 
 def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
     """Return the counter, one higher if the condition holds, at most the largest int32."""
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
+
+
+def count_in_a_row(counter: Any, condition: jax.Array) -> Any:
+    """Return how many steps in a row the condition has held, after one more; () where that is not counted."""
+    return counter if isinstance(counter, tuple) else jnp.where(condition, count_up(counter, condition), 0)
 
 
 def _checked_limit(measure: Any, limit: Any) -> Limit:

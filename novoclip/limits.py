@@ -41,11 +41,14 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
+      signed: whether it also works for numbers that are negative, such as losses: a multiple of
+        a mean does not.
     """
 
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
+    signed: bool = False
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -77,7 +80,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update)
+    return Limit(lambda _: (), update, signed=True)
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -114,7 +117,10 @@ def tighter(*limits: Limit) -> Limit:
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
     return Limit(
-        lambda norms: tuple(limit.init(norms) for limit in limits), update, any(limit.needs_params for limit in limits)
+        lambda norms: tuple(limit.init(norms) for limit in limits),
+        update,
+        needs_params=any(limit.needs_params for limit in limits),
+        signed=all(limit.signed for limit in limits),
     )
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.bad_leaves import advance_leaf_counts, in_place, start_leaf_counts
 from novoclip.blocks import common_dtype
-from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
+from novoclip.clipping import count_in_a_row, count_up
+from novoclip.leaves import finite_leaves, is_measured, narrow, reject_integers
 from novoclip.masks import mask_tree
 from novoclip.mesh import shapes_of
 from novoclip.paths import leaves_with_paths
@@ -75,12 +76,19 @@ class OptimizerState(NamedTuple):
       nonfinite: int32, steps among them that were skipped because a gradient was not finite.
       memory: the algorithm's own, such as its moments.
       clip: the state of `clip=`; `()` without.
+      leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` with
+        `nonfinite="propagate"`, and in a state saved by 0.1.0.
+      leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped.
     """
 
     steps: jax.Array
     nonfinite: jax.Array
     memory: Any
     clip: Any
+    leaf_steps: Any = ()
+    leaf_last: Any = ()
+    nonfinite_in_a_row: Any = ()
 
 
 def scale_by(algorithm: Algorithm, *, nonfinite: str) -> optax.GradientTransformationExtraArgs:
@@ -129,13 +137,21 @@ def _transform(
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        return OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params))
+        state = OptimizerState(zero(), zero(), algorithm.init(shapes), () if clip is None else rule.init(params))
+        if nonfinite == "propagate":
+            return state
+        leaf_steps, leaf_last = start_leaf_counts(params)
+        return state._replace(leaf_steps=leaf_steps, leaf_last=leaf_last, nonfinite_in_a_row=zero())
 
     def update(
         updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, OptimizerState]:
         reject_integers(updates)
-        finite = jnp.array(True) if nonfinite == "propagate" else all_finite(updates)
+        if nonfinite == "propagate":
+            bad = jnp.zeros(getattr(state.leaf_steps, "shape", 0), bool)
+        else:
+            bad = in_place(~finite_leaves(updates), updates, updates, params, state.leaf_steps)
+        finite = ~jnp.any(bad)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
         gradients, weights, before = (_numbers(tree, dtype) for tree in (clipped, params, state.memory))
@@ -155,13 +171,18 @@ def _transform(
         direction = finish(direction, step)
         _check_shapes(direction, _numbers(updates, dtype))
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
+        steps = count_up(state.steps, jnp.array(True))
+        leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return jax.tree.map(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
-            steps=count_up(state.steps, jnp.array(True)),
+            steps=steps,
             nonfinite=count_up(state.nonfinite, ~finite),
             memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
             clip=if_finite(clip_state, state.clip),
+            leaf_steps=leaf_steps,
+            leaf_last=leaf_last,
+            nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

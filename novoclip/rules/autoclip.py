@@ -61,7 +61,7 @@ def percentile_of_history(
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
         return jnp.where(filled >= warmup, limits, jnp.inf), learned
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return Limit(lambda norms: empty_history(norms, window), update, signed=True)
 
 
 def autoclip(

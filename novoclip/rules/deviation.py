@@ -74,7 +74,7 @@ def deviations_of_history(
         limits = jnp.where(filled >= least_filled, limits, jnp.inf)
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
-    return Limit(lambda norms: empty_history(norms, window), update)
+    return Limit(lambda norms: empty_history(norms, window), update, signed=True)
 
 
 def clip_by_deviation(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.clipping import count_up
+from novoclip.clipping import count_in_a_row, count_up
 from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.mesh import shapes_of, zeros_like
@@ -23,12 +23,14 @@ class CarryState(NamedTuple):
       carry: a tree like the parameters, in at least float32: what clipping has held back so far,
         or, for `clip21`, the estimate of the gradient.
       inner: the rule's own.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped; `()` in a state saved by 0.1.0.
     """
 
     steps: jax.Array
     nonfinite: jax.Array
     carry: Any
     inner: Any
+    nonfinite_in_a_row: Any = ()
 
 
 def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -124,7 +126,8 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
     def init(params: optax.Params) -> CarryState:
         shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
         carry = jax.tree.map(zeros_like, shapes)
-        return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))
+        zero = functools.partial(jnp.zeros, (), jnp.int32)
+        return CarryState(zero(), zero(), carry, rule.init(params), zero())
 
     def update(
         updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
@@ -149,7 +152,7 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
             (state.carry, state.inner),
         )
         steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
-        return sent, CarryState(steps, nonfinite, carry, memory)
+        return sent, CarryState(steps, nonfinite, carry, memory, count_in_a_row(state.nonfinite_in_a_row, ~finite))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

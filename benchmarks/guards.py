@@ -9,6 +9,7 @@ median. Each candidate judges each record through `skip_spikes`, row by row, as 
 """
 
 import argparse
+from collections.abc import Callable
 import csv
 import functools
 from pathlib import Path
@@ -31,7 +32,8 @@ class Record(NamedTuple):
     losses: np.ndarray
 
 
-NORM_LIMITS: dict[str, novoclip.Limit] = {
+DEFAULT = "default"
+NORM_LIMITS: dict[str, Any] = {
     "deviations_of_history(6.0, eps=0.01)": novoclip.deviations_of_history(6.0, eps=0.01),
     "deviations_of_history(6.0, warmup=8, eps=0.01)": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01),
     "deviations_of_history(4.0, window=32, warmup=8, eps=0.1)": novoclip.deviations_of_history(
@@ -43,14 +45,20 @@ NORM_LIMITS: dict[str, novoclip.Limit] = {
         99.0, warmup=8, include_current=False
     ),
     "running_quantile(0.99)": novoclip.running_quantile(0.99),
-    "running_mean(2.0)": novoclip.running_mean(2.0),
-    "running_mean(2.5)": novoclip.running_mean(2.5),
-    "running_mean(3.0)": novoclip.running_mean(3.0),
-    "running_mean(3.0, decay=0.9)": novoclip.running_mean(3.0, decay=0.9),
-    "running_mean(3.0, decay=0.95)": novoclip.running_mean(3.0, decay=0.95),
-    "running_mean(3.5)": novoclip.running_mean(3.5),
-    "running_mean(4.0)": novoclip.running_mean(4.0),
-    "running_mean(5.0)": novoclip.running_mean(5.0),
+    **{f"running_mean({factor})": novoclip.running_mean(factor) for factor in (2.0, 2.5, 3.0, 4.0, 5.0)},
+    **{
+        f"running_mean({factor}, decay={decay}, warmup=7)": novoclip.running_mean(factor, decay=decay, warmup=7)
+        for factor, decay in ((3.0, 0.98), (3.0, 0.95), (2.5, 0.9), (3.0, 0.9), (4.0, 0.9), (3.0, 0.8))
+    },
+    DEFAULT: None,
+}
+VALUE_LIMITS: dict[str, Any] = {
+    "deviations_of_history(6.0, warmup=8, eps=0.01)": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01),
+    "deviations_of_history(6.0, window=32, warmup=8, eps=0.01)": novoclip.deviations_of_history(
+        6.0, window=32, warmup=8, eps=0.01
+    ),
+    "z_score(6.0, warmup=8)": novoclip.z_score(6.0, warmup=8),
+    DEFAULT: None,
 }
 
 
@@ -68,22 +76,25 @@ def read(folder: Path) -> list[Record]:
 def synthetic() -> list[Record]:
     """Return records with one difficulty each, and with spikes of 8 to 1000 times the level."""
     records = []
-    for number, (name, level, noise) in enumerate(
-        (
-            ("flat", lambda t: np.ones(t.size), 0.1),
-            ("level rises by 10 at once", lambda t: np.where(t < 300, 1.0, 10.0), 0.1),
-            ("level rises by 10 over 200 rows", lambda t: 10.0 ** np.clip((t - 200) / 200, 0, 1), 0.2),
-            ("norms fall by 30 over 20 rows", lambda t: 0.1 + 3 * np.exp(-t / 6), 0.1),
-            ("level falls by 10 over 600 rows", lambda t: 10.0 ** (-t / 600), 0.2),
-            ("heavy tail", lambda t: np.ones(t.size), 0.45),
-        )
-    ):
+    levels: tuple[tuple[str, Callable[[np.ndarray], Any], float], ...] = (
+        ("flat", lambda t: 1.0, 0.1),
+        ("level rises by 10 at once", lambda t: np.where(t < 300, 1.0, 10.0), 0.1),
+        ("level rises by 10 over 200 rows", lambda t: 10.0 ** np.clip((t - 200) / 200, 0, 1), 0.2),
+        ("level rises by 20 over the first 100 rows", lambda t: 20.0 ** np.clip(t / 100, 0, 1), 0.3),
+        ("level falls by 30 over the first 20 rows", lambda t: 0.1 + 3 * np.exp(-t / 6), 0.1),
+        ("level falls by 10 over 600 rows", lambda t: 10.0 ** (-t / 600), 0.2),
+        ("first norm a 20th", lambda t: np.where(t < 1, 0.05, 1.0), 0.2),
+        ("first norm 20 times", lambda t: np.where(t < 1, 20.0, 1.0), 0.2),
+        ("tail of 0.45", lambda t: 1.0, 0.45),
+        ("tail of 0.7", lambda t: 1.0, 0.7),
+    )
+    for number, (name, level, noise) in enumerate(levels):
         generator = np.random.default_rng(number)
         rows = np.arange(600)
         norms = level(rows) * np.exp(noise * generator.normal(size=rows.size))
-        at = np.concatenate([[12, 20], generator.choice(np.arange(40, 600), 10, replace=False)])
+        at = np.concatenate([[8, 20], generator.choice(np.arange(40, 600), 10, replace=False)])
         norms[at] *= 10 ** generator.uniform(0.9, 3.0, at.size)
-        records.append(Record(f"synthetic: {name}", norms, 2.0 + 0.1 * generator.normal(size=rows.size)))
+        records.append(Record(name, norms, 2.0 + 0.1 * generator.normal(size=rows.size)))
     return records
 
 
@@ -152,10 +163,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, help="a folder of CSV files")
     real, made = read(parser.parse_args().records), synthetic()
-    guards = {name: novoclip.skip_spikes(optax.identity(), limit) for name, limit in NORM_LIMITS.items()}
-    print(table(real, guards, losses=False), flush=True)
-    print()
-    print(table(made, guards, losses=False))
+    inner, unlimited = optax.identity(), novoclip.constant(np.inf)
+    norms = {name: novoclip.skip_spikes(inner, limit) for name, limit in NORM_LIMITS.items()}
+    values = {name: novoclip.skip_spikes(inner, unlimited, value_limit=limit) for name, limit in VALUE_LIMITS.items()}
+    for title, records, guards, losses in (
+        ("`limit=`, norms alone", real, norms, False),
+        ("`limit=`, synthetic records", made, norms, False),
+        ("`value_limit=`, losses alone", real, values, True),
+        ("Both defaults together", real, {DEFAULT: norms[DEFAULT]}, True),
+    ):
+        print(f"### {title}\n\n{table(records, guards, losses=losses)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def skip_spikes(
     learn: str = "good",
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Skip steps whose gradient norm, or loss, is far above that of the latest good steps.
+    """Leave out steps whose gradient norm, or loss, lies far above those of the latest good steps.
 
     A step is a spike if ||g|| > c, where `limit` finds c from the norms of the good steps before it, or if
     `update(..., value=loss)` is given and the loss is above what `value_limit` finds from the losses of those

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from novoclip.arguments import check_choice
-from novoclip.axes import Axes, resolve_axes, resolve_specs
+from novoclip.axes import Axes, AxesOf, resolve_axes, resolve_specs
 from novoclip.blocks import NORMS, Layout
 from novoclip.leaves import NamedLeaf
 from novoclip.measure import ELEMENTS, Measure, blocks_of, whole_leaves
@@ -55,8 +55,8 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     if per == "unit":
         return units("flax", norm=norm)
     if per == "tensor":
-        return blocks_of(lambda leaves: whole_leaves(_each(leaves), leaves, "stack"), norm)
-    return blocks_of(lambda leaves: whole_leaves((0,) * len(leaves), leaves, "scalar"), norm)
+        return blocks_of(lambda leaves: whole_leaves(_each(leaves), leaves, "stack"), norm, "tensor")
+    return blocks_of(lambda leaves: whole_leaves((0,) * len(leaves), leaves, "scalar"), norm, "tree")
 
 
 def resolve_blocks(per: str | Measure, norm: str = "l2") -> Measure:
@@ -113,7 +113,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
         order = list(dict.fromkeys(labels))
         return whole_leaves(tuple(order.index(label) for label in labels), leaves, "stack")
 
-    return blocks_of(layout, norm)
+    return blocks_of(layout, norm, "group")
 
 
 def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:
@@ -143,7 +143,7 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
     def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
         return tuple(range(layer.ndim))
 
-    return units(all_axes, norm=norm, stacked=stacked, specs=specs)
+    return _slices(all_axes, norm, stacked, specs, "tensor")
 
 
 def units(
@@ -180,14 +180,18 @@ def units(
       >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
       [5. 1.]
     """
+    return _slices(resolve_axes(axes), norm, stacked, specs, "unit")
+
+
+def _slices(axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str) -> Measure:
     check_choice("norm", norm, NORMS)
-    axes_of, spec_of = within_layers(resolve_axes(axes), resolve_stacked(stacked)), resolve_specs(specs)
+    axes_of, spec_of = within_layers(axes_of_layer, resolve_stacked(stacked)), resolve_specs(specs)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        shards = tuple(shards_of(name, leaf, spec_of.get(name.keys)) for name, leaf in leaves)
+        shards = tuple(shards_of(path, leaf, spec_of.get(path.keys)) for path, leaf in leaves)
         return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=shards)
 
-    return blocks_of(layout, norm)
+    return blocks_of(layout, norm, name)
 
 
 def _each(leaves: list[NamedLeaf]) -> tuple[int, ...]:

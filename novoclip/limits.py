@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
+from novoclip.origin import check_state
+from novoclip.ranges import limits_as, no_limit, without_infinity
 
 
 class LimitUpdate(Protocol):
@@ -41,13 +43,14 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
-      signed: whether it also works for numbers that are negative, such as losses: a multiple of
-        a mean does not.
+      name: what error messages call it, with what its memory depends on: a state made under another is refused.
+      signed: whether it also works for negative numbers, such as losses.
     """
 
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
+    name: str = "a Limit"
     signed: bool = False
 
 
@@ -80,7 +83,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update, signed=True)
+    return Limit(lambda _: (), update, name="constant", signed=True)
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -120,6 +123,7 @@ def tighter(*limits: Limit) -> Limit:
         lambda norms: tuple(limit.init(norms) for limit in limits),
         update,
         needs_params=any(limit.needs_params for limit in limits),
+        name=f"tighter({', '.join(limit.name for limit in limits)})",
         signed=all(limit.signed for limit in limits),
     )
 
@@ -134,12 +138,24 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(each, new, old)
 
 
-def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
+def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
     """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
-    Limit sees them in the memory's dtype, and its limits come back in theirs.
+    Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
+    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While all that a block
+    remembers is NaN, a limit that is NaN is none.
     """
+
+    @functools.cache
+    def expected(shape: tuple[int, ...]) -> Any:
+        return jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct(shape, jnp.float32)))
+
+    @functools.cache
+    def begins_as_nan() -> bool:
+        with jax.ensure_compile_time_eval():
+            memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
+            return any(bool(jnp.any(jnp.isnan(array))) for array in _floating(memory))
 
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
@@ -151,33 +167,43 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        check_state(memory, expected(norms.shape), limit.name)
+        memory = without_infinity(memory)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
+        if begins_as_nan():
+            nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
+            limits = jnp.where(nothing & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
             learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
         else:
-            known = known & _without_nan(learned, norms.ndim)
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
+            spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
+            known = known & ~spoilt
+        limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
+        return limits_as(limits, norms.dtype), choose(known, learned, memory)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit(init, update, limit.needs_params, limit.name)
 
 
-def _without_nan(memory: Any, dimensions: int) -> jax.Array:
-    """Return for which blocks no number of a memory is NaN, which a number in a Limit's formula may make it."""
-    known = jnp.array(True)
-    for array in jax.tree.leaves(memory):
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(dimensions, array.ndim)))
-    return known
+def _floating(memory: Any) -> list[jax.Array]:
+    return [array for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
+
+
+def _missing(memory: Any, norms: jax.Array) -> jax.Array:
+    """Return how many elements of each block's memory are NaN."""
+    missing = jnp.zeros(norms.shape, jnp.int32)
+    for array in _floating(memory):
+        missing = missing + jnp.sum(jnp.isnan(array), axis=tuple(range(norms.ndim, array.ndim)), dtype=jnp.int32)
+    return missing
 
 
 def _dtype_of(memory: Any, otherwise: Any) -> Any:
-    dtypes = [array.dtype for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
-    return dtypes[0] if dtypes else otherwise
+    floating = _floating(memory)
+    return floating[0].dtype if floating else otherwise
 
 
 def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
@@ -211,10 +237,14 @@ def over_leaves(limit: Limit) -> Limit:
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(norms)
         outer: Any = jax.tree.structure(norms)
-        columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        try:
+            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        except ValueError as error:
+            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
+            raise ValueError(msg) from error
         memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
         results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit(init, update, limit.needs_params, limit.name)

@@ -33,6 +33,7 @@ class Measure(NamedTuple):
         single numbers to a block's limit, or need a certain norm, refuse it.
       counts: `counts(tree)`: how many numbers each block has.
       with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
+      name: what error messages call it: a state made with one is refused by a rule with another.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -41,9 +42,10 @@ class Measure(NamedTuple):
     spread: Callable[[Any, optax.Updates], optax.Updates] = _lacking
     counts: Callable[[optax.Updates], Any] = _lacking
     with_norm: Callable[[str], "Measure"] = _lacking
+    name: str = "a Measure"
 
 
-def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Measure:
+def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, name: str) -> Measure:
     """Return the Measure of the blocks that a function lays out over named leaves."""
 
     def norms(tree: optax.Updates) -> jax.Array:
@@ -62,7 +64,10 @@ def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str) -> Meas
         named = named_leaves(tree)
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
-    return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other))
+    def with_norm(other: str) -> Measure:
+        return blocks_of(layout_of, other, name)
+
+    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:
@@ -86,4 +91,4 @@ def _ones(tree: optax.Updates) -> Any:
 
 
 # Each number is a block of its own, by any norm.
-ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones)
+ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones, name="element")

@@ -27,7 +27,7 @@ def default_value_limit() -> Limit:
         limits, memory = bound.update(losses, memory, param_norms, step=step, **extra)
         return limits + MARGIN, memory
 
-    return Limit(bound.init, update, signed=True)
+    return Limit(bound.init, update, name="the default", signed=True)
 
 
 def checked_value_limit(value_limit: Any) -> Limit | None:

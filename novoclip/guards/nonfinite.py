@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
-from novoclip.bad_leaves import advance_leaf_counts, in_place, start_leaf_counts
-from novoclip.clipping import count_in_a_row, count_up
+from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.guards.branch import when
 from novoclip.guards.shown import show
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
+from novoclip.origin import check_origin, made_by
 from novoclip.wrappers.inner import checked_inner
 
 POLICIES = ("skip", "zero_leaf", "zero_element")
@@ -29,6 +29,7 @@ class NonfiniteState(NamedTuple):
       inner: the optimizer's own.
       nonfinite_in_a_row: int32, how many of the latest steps in a row had such a gradient; `()` in a state
         saved by 0.1.0.
+      origin: that `guard_nonfinite` made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -37,6 +38,7 @@ class NonfiniteState(NamedTuple):
     leaf_last: jax.Array
     inner: Any
     nonfinite_in_a_row: Any = ()
+    origin: Any = ()
 
 
 def guard_nonfinite(
@@ -76,15 +78,17 @@ def guard_nonfinite(
     """
     rule = checked_inner(inner)
     check_choice("policy", policy, POLICIES)
+    origin = made_by("guard_nonfinite")
 
     def init(params: optax.Params) -> NonfiniteState:
         show(params, mask)  # raises if the mask does not fit
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        return NonfiniteState(zero(), zero(), *start_leaf_counts(params), rule.init(params), zero())
+        return NonfiniteState(zero(), zero(), *start_leaf_counts(params), rule.init(params), zero(), origin)
 
     def update(
         updates: optax.Updates, state: NonfiniteState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, NonfiniteState]:
+        check_origin(state, NonfiniteState, origin)
         shown = show(updates, mask)
         reject_integers(shown.leaves)
         good = finite_leaves(shown.leaves)
@@ -106,6 +110,7 @@ def guard_nonfinite(
             leaf_last=leaf_last,
             inner=memory,
             nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, any_bad),
+            origin=state.origin,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

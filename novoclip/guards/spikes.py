@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_integer
-from novoclip.bad_leaves import advance_leaf_counts, in_place, start_leaf_counts
-from novoclip.clipping import count_in_a_row, count_up
+from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
 from novoclip.guards.losses import checked_value_limit, never_zero, scalar_loss
 from novoclip.guards.shown import show
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, kept_where_not_finite
 from novoclip.measure import norm_shapes
+from novoclip.origin import check_origin, made_by
+from novoclip.ranges import limits_as, no_limit
 from novoclip.rules.running_mean import running_mean
 from novoclip.wrappers.inner import checked_inner
 
@@ -43,6 +44,7 @@ class SpikeState(NamedTuple):
         state saved by 0.1.0.
       leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
       skipped_in_a_row: int32, how many of the latest steps in a row were skipped.
+      origin: which limits made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -59,6 +61,7 @@ class SpikeState(NamedTuple):
     leaf_steps: Any = ()
     leaf_last: Any = ()
     skipped_in_a_row: Any = ()
+    origin: Any = ()
 
 
 def skip_spikes(
@@ -135,11 +138,15 @@ def skip_spikes(
     check_integer("max_in_a_row", max_in_a_row, low=1)
     check_choice("learn", learn, LEARN)
     tree = resolve_measure("tree")
+    judge_norm = kept_where_not_finite(bound, elementwise=False)
+    judge_value = None if value_bound is None else kept_where_not_finite(value_bound, elementwise=False, floor=None)
+    origin = made_by(f"skip_spikes(limit={bound.name}, value_limit={value_bound.name if value_bound else False})")
 
     def init(params: optax.Params) -> SpikeState:
         show(params, mask)  # raises if the mask does not fit
         norm = norm_shapes(tree, jax.tree.map(lambda leaf: leaf if is_measured(leaf) else None, params))
-        zero, infinite = functools.partial(jnp.zeros, ()), functools.partial(jnp.full, (), jnp.inf, norm.dtype)
+        zero = functools.partial(jnp.zeros, ())
+        infinite = functools.partial(jnp.full, (), no_limit(norm.dtype), norm.dtype)
         leaf_steps, leaf_last = start_leaf_counts(params)
         return SpikeState(
             steps=zero(jnp.int32),
@@ -150,39 +157,37 @@ def skip_spikes(
             norm=zero(norm.dtype),
             limit=infinite(),
             value_limit=infinite(),
-            norm_memory=bound.init(norm),
-            value_memory=() if value_bound is None else value_bound.init(norm),
+            norm_memory=judge_norm.init(norm),
+            value_memory=() if judge_value is None else judge_value.init(norm),
             inner=rule.init(params),
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
             skipped_in_a_row=zero(jnp.int32),
+            origin=origin,
         )
 
     def update(
         updates: optax.Updates, state: SpikeState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, SpikeState]:
+        check_origin(state, SpikeState, origin)
         shown = show(updates, mask)
         reject_integers(shown.leaves)
         norm = tree.norms(shown.leaves)
-        value = None if value_bound is None else scalar_loss(_loss_of(extra), state.norm.dtype)
+        value = None if judge_value is None else scalar_loss(_loss_of(extra), state.norm.dtype)
         finite = jnp.isfinite(norm.astype(state.norm.dtype))
         if value is not None:
             finite = finite & jnp.isfinite(value)
-
-        def judged(by: Limit, size: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            seen = jnp.where(finite, size.astype(state.norm.dtype), 0)
-            return by.update(seen, memory, None, **extra | {"step": state.steps})
-
-        norm_limit, norm_memory = judged(bound, norm, state.norm_memory)
-        spike = finite & (norm > norm_limit.astype(norm.dtype))
+        at_step = extra | {"step": state.steps}
+        norm_limit, norm_memory = judge_norm.update(norm, state.norm_memory, None, **at_step)
+        spike = finite & (norm > norm_limit)
         new_value_limit, value_memory = state.value_limit, state.value_memory
-        if value_bound is not None and value is not None:
-            new_value_limit, value_memory = judged(value_bound, never_zero(value), state.value_memory)
+        if judge_value is not None and value is not None:
+            new_value_limit, value_memory = judge_value.update(never_zero(value), value_memory, None, **at_step)
             spike = spike | (finite & (value > new_value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
         learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(new_value_limit))
-        held = jnp.where(released, jnp.minimum(norm, norm_limit.astype(norm.dtype)), norm)
+        held = jnp.where(released, jnp.minimum(norm, norm_limit), norm)
         sent, memory, bad = when(
             taken,
             lambda: rule.update(shown.complete(tree.rescale(shown.leaves, norm, held)), state.inner, params, **extra),
@@ -200,7 +205,7 @@ def skip_spikes(
             released=count_up(state.released, released),
             spikes_in_a_row=jnp.where(finite & ~spike, 0, count_up(state.spikes_in_a_row, spike)),
             norm=norm.astype(state.norm.dtype),
-            limit=jnp.where(finite, norm_limit, state.limit),
+            limit=jnp.where(finite, limits_as(norm_limit, state.limit.dtype), state.limit),
             value_limit=jnp.where(finite, new_value_limit, state.value_limit),
             norm_memory=choose(learned, norm_memory, state.norm_memory),
             value_memory=choose(learned, value_memory, state.value_memory),
@@ -208,6 +213,7 @@ def skip_spikes(
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
             skipped_in_a_row=count_in_a_row(state.skipped_in_a_row, ~taken),
+            origin=state.origin,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.clipping import count_in_a_row, count_up
+from novoclip.counting import count_in_a_row, count_up
 from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.mesh import shapes_of, zeros_like
+from novoclip.origin import check_origin, made_by
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
@@ -23,6 +24,7 @@ class CarryState(NamedTuple):
       carry: a tree like the parameters, in at least float32: what clipping has held back so far,
         or, for `clip21`, the estimate of the gradient.
       inner: the rule's own.
+      origin: which of the two made the state; it holds no array.
       nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped; `()` in a state saved by 0.1.0.
     """
 
@@ -30,6 +32,7 @@ class CarryState(NamedTuple):
     nonfinite: jax.Array
     carry: Any
     inner: Any
+    origin: Any = ()
     nonfinite_in_a_row: Any = ()
 
 
@@ -71,7 +74,7 @@ def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
         updates, state = rule(total)
         return total, updates, lambda sent: jax.tree.map(_difference, total, sent), state
 
-    return _with_carry(inner, step)
+    return _with_carry(inner, step, "uclip")
 
 
 def clip21(
@@ -117,22 +120,25 @@ def clip21(
         sent = estimate if axis_name is None else jax.lax.pmean(estimate, axis_name)
         return ahead, sent, lambda _: estimate, state
 
-    return _with_carry(inner, step, axis_name)
+    return _with_carry(inner, step, "clip21", axis_name)
 
 
-def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.GradientTransformationExtraArgs:
-    rule, whole = checked_inner(inner), resolve_measure("tree")
+def _with_carry(
+    inner: Any, step: Any, name: str, axis_name: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    rule, whole, origin = checked_inner(inner), resolve_measure("tree"), made_by(name)
 
     def init(params: optax.Params) -> CarryState:
         shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
         carry = jax.tree.map(zeros_like, shapes)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        return CarryState(zero(), zero(), carry, rule.init(params), zero())
+        return CarryState(zero(), zero(), carry, rule.init(params), origin, zero())
 
     def update(
         updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CarryState]:
         reject_integers(updates)
+        check_origin(state, CarryState, origin)
         entering, sent, carry_of, memory = step(
             jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
         )
@@ -152,7 +158,8 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
             (state.carry, state.inner),
         )
         steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
-        return sent, CarryState(steps, nonfinite, carry, memory, count_in_a_row(state.nonfinite_in_a_row, ~finite))
+        in_a_row = count_in_a_row(state.nonfinite_in_a_row, ~finite)
+        return sent, CarryState(steps, nonfinite, carry, memory, state.origin, in_a_row)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,4 +1,4 @@
-"""Counters of gradients that were not finite: in which leaf, how often, and when last.
+"""Counters of steps, and of gradients that were not finite: in which leaf, how often, and when last.
 
 States saved by novoclip 0.1.0 lack some of these counters. There a counter is `()`, and stays so.
 """
@@ -9,10 +9,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.clipping import count_up
 from novoclip.leaves import is_measured
 
 Counter = Any  # an int32 array, or () where nothing is counted
+
+
+def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
+    """Return the counter, one higher if the condition holds, at most the largest int32."""
+    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
+
+
+def count_in_a_row(counter: Any, condition: jax.Array) -> Any:
+    """Return how many steps in a row the condition has held, after one more; () where that is not counted."""
+    return counter if isinstance(counter, tuple) else jnp.where(condition, count_up(counter, condition), 0)
 
 
 def start_leaf_counts(params: optax.Params) -> tuple[jax.Array, jax.Array]:

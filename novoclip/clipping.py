@@ -10,6 +10,7 @@ import optax
 
 from novoclip.arguments import check_choice, check_flag
 from novoclip.copies import check_copies
+from novoclip.counting import count_in_a_row, count_up
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import Limit, kept_where_not_finite, over_leaves
@@ -38,6 +39,7 @@ class ClipState(NamedTuple):
         For `per="element"`, these three are `()` unless counting was asked for.
       memory: the Limit's own.
       origin: which rule made the state; it holds no array.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were; `()` in a state saved by 0.1.0.
     """
 
     steps: jax.Array
@@ -48,6 +50,7 @@ class ClipState(NamedTuple):
     nonfinite: Any
     memory: Any
     origin: Any = ()
+    nonfinite_in_a_row: Any = ()
 
 
 def clip(
@@ -172,10 +175,9 @@ def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, e
 
 
 def start_counts(state: ClipState) -> ClipState:
-    """Return the state with its three counts at 0."""
-    return state._replace(
-        fraction=jnp.zeros((), jnp.float32), clipped=jnp.zeros((), jnp.int32), nonfinite=jnp.zeros((), jnp.int32)
-    )
+    """Return the state with its four counts at 0."""
+    zeros = {name: jnp.zeros((), jnp.int32) for name in ("clipped", "nonfinite", "nonfinite_in_a_row")}
+    return state._replace(fraction=jnp.zeros((), jnp.float32), **zeros)
 
 
 def check_counts(state: ClipState, *, counting: bool) -> None:
@@ -193,6 +195,7 @@ def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> Cli
         fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
         clipped=count_up(state.clipped, jnp.any(beyond)),
         nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~jnp.all(finite)),
     )
 
 
@@ -215,12 +218,8 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
         fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
         clipped=count_up(state.clipped, finite & (beyond > 0.25)),
         nonfinite=count_up(state.nonfinite, ~finite),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
     )
-
-
-def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
-    """Return the counter, one higher if the condition holds, at most the largest int32."""
-    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
 def _checked_limit(measure: Any, limit: Any) -> Limit:

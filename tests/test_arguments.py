@@ -250,10 +250,9 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_more_than_64_copies_of_the_parameters_are_asked_for(name):
-    # Known from shapes alone: 7 GB could not be made here so quickly.
-    params = {"a": jax.ShapeDtypeStruct((3000, 1000), jnp.float32), "b": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
-    with pytest.raises(ValueError, match=r"copies of the parameters.*GB for 3000010 elements.*window=.*max_copies="):
-        jax.eval_shape(LONG[name]("element").init, params) if "65" not in name else pytest.fail("0.8 GB")
+    params = {"a": jax.ShapeDtypeStruct((4000, 1000), jnp.float32), "b": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"copies of the parameters.*GB for 4000010 elements.*window=.*max_copies="):
+        jax.eval_shape(LONG[name]("element").init, params)
     jax.eval_shape(LONG[name](novoclip.elements(max_copies=1000)).init, params)
     jax.eval_shape(LONG[name]("tensor").init, params)
     LONG[name]("element").init({})
@@ -303,7 +302,7 @@ def test_a_limit_or_a_factory_is_no_rule():
 def test_an_optimizer_is_no_rule():
     params = jnp.ones(2)
     for given in (novoclip.adam(0.1), novoclip.scale_by_nsgd(), novoclip.sgd(0.1)):
-        with pytest.raises(TypeError, match="clip must be a rule.*got an optimizer"):
+        with pytest.raises(TypeError, match=r"clip must be a rule.*got an optimizer"):
             novoclip.momentum(0.1, clip=given)
     # What contains one is known by its state.
     for given in (
@@ -311,7 +310,7 @@ def test_an_optimizer_is_no_rule():
         novoclip.guard_nonfinite(novoclip.adam(0.1)),
         optax.inject_hyperparams(novoclip.sgd)(0.1),
     ):
-        with pytest.raises(TypeError, match="clip must be a rule.*got an optimizer"):
+        with pytest.raises(TypeError, match=r"clip must be a rule.*got an optimizer"):
             novoclip.adam(0.1, clip=given).init(params)
     novoclip.adam(0.1, clip=optax.chain(novoclip.clip_by_norm(1.0), novoclip.centralize())).init(params)
 
@@ -333,11 +332,11 @@ LIMITS = [
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_in_a_chain_says_what_to_write(limit):
     chain = optax.chain(limit, optax.sgd(0.1))
-    with pytest.raises(TypeError, match="a Limit is one part of a rule.*write novoclip.clip"):
+    with pytest.raises(TypeError, match=r"a Limit is one part of a rule.*write novoclip.clip"):
         chain.init({"w": jnp.ones(2)})
     # An array of parameters may be an array of norms: then it shows one call later.
     state = (limit.init(jnp.ones(2)), optax.sgd(0.1).init(jnp.ones(2)))
-    with pytest.raises(TypeError, match="a Limit is one part of a rule.*write novoclip.clip"):
+    with pytest.raises(TypeError, match=r"a Limit is one part of a rule.*write novoclip.clip"):
         chain.update(jnp.ones(2), state, jnp.ones(2))
 
 
@@ -347,8 +346,8 @@ ROUNDED = [
     for entry in CATALOG
     for name in inspect.signature(entry.make).parameters
     if name in SENSITIVE
-    and name not in ("momentum",)
-    and not isinstance(default_of(entry, entry.examples[0], name), str)
+    and not isinstance(default_of(entry, entry.examples[0], name), str)  # decay="decoupled"
+    and not entry.examples[0].get("nesterov")  # beside which there is no dampening
 ]
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from novoclip.mesh import broadcast_like
+from novoclip.ranges import without_infinity
 
 Number = float | np.ndarray | jax.Array
 Schedulable = Number | Callable[[jax.Array], Number]
@@ -136,7 +137,8 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
     """Return a number, or a schedule's value at `step`, broadcast to `like`."""
     number = value(step) if callable(value) else value
     check_precision(name, number)
-    number = jnp.asarray(number if hasattr(number, "dtype") else float(number)).astype(like.dtype)
+    number = without_infinity(number if hasattr(number, "dtype") else np.asarray(float(number), like.dtype))
+    number = jnp.asarray(number).astype(like.dtype)
     if number.ndim and number.shape != like.shape:
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)

@@ -12,7 +12,7 @@ import numpy as np
 
 from novoclip.mesh import Shards, across_devices, broadcast_like, own_slices, shards, whole, whole_slices
 from novoclip.ranges import RANGES
-from novoclip.safe_math import ratio, square_root
+from novoclip.safe_math import ratio, shrunk, square_root
 
 NORMS = ("l1", "l2", "max", "rms")
 
@@ -38,7 +38,8 @@ class Layout(NamedTuple):
 
 def accumulation_dtype(dtype: Any) -> Any:
     """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
-    return jnp.float64 if jnp.finfo(dtype).bits == 64 else jnp.float32
+    # Without x64, JAX takes float64 of NumPy's as float32.
+    return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
 
 
 # Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.
@@ -51,10 +52,15 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     if all its numbers are under 6e-33 (float64: 6e-275).
     """
     dtype = common_dtype(leaves)
-    if norm in ("l1", "max"):
-        combine = functools.partial(jnp.max, initial=0) if norm == "max" else jnp.sum
-        return _assemble(_reduce([jnp.abs(x).astype(dtype) for x in leaves], layout, combine), layout, dtype)
-    return _root_norms(leaves, layout, norm)
+    if norm not in ("l1", "max"):
+        return _root_norms(leaves, layout, norm)
+    sizes = [jnp.abs(x).astype(dtype) for x in leaves]
+    if norm == "l1":
+        return _combined(sizes, layout, jnp.sum, dtype)
+    largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
+    # A maximum may have lost a NaN.
+    finite = _combined([shrunk(x, dtype) for x in leaves], layout, jnp.sum, dtype)
+    return jnp.where(jnp.isfinite(finite), largest, finite)
 
 
 def length(vector: jax.Array) -> jax.Array:
@@ -75,7 +81,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
 
     def sums(turn: jax.Array) -> jax.Array:
         squares = [_square(x, scales[turn], dtype) for x in leaves]
-        return _assemble(_reduce(squares, layout, jnp.sum), layout, dtype)
+        return _combined(squares, layout, jnp.sum, dtype)
 
     # A loop that usually ends after one turn: the program holds the sums once, and a branch twice.
     def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -100,7 +106,7 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     sizes = block_counts(leaves, layout) if norm == "rms" else 1
     inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
     products = [_product(x, dx, by) for x, dx, by in zip(leaves, dleaves, split(inverse, leaves, layout), strict=True)]
-    return norms, _assemble(_reduce(products, layout, jnp.sum), layout, norms.dtype) / sizes
+    return norms, _combined(products, layout, jnp.sum, norms.dtype) / sizes
 
 
 def _stack_small(leaves: list[jax.Array], layout: Layout) -> tuple[list[jax.Array], Layout]:
@@ -141,7 +147,7 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
     Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
     """
-    usable = jnp.isfinite(old) & (old > 0)
+    usable, new = jnp.isfinite(old) & (old > 0), jnp.asarray(new).astype(old.dtype)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
     shift = _shift(jnp.where(usable, new / size, 1))
@@ -193,12 +199,12 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     if layout.form == "concatenate":
         along = [shards([name for axis in axes for name in split[axis]]) for axes, split in _split_axes(layout)]
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
-        return jnp.asarray(np.repeat([max(a * b, 1) for a, b in zip(sizes, along, strict=True)], slices), dtype)
-    counts = [0] * _block_count(layout)
+        return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
+    counts = [0.0] * _block_count(layout)  # not integers, which end at 2^31
     for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
         counts[block] += size * shards(axes)
-    counts = [max(count, 1) for count in counts]
-    return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1, dtype)
+    counts = [max(count, 1.0) for count in counts]
+    return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1.0, dtype)
 
 
 def _split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:
@@ -220,7 +226,8 @@ def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.A
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
 
 
-def _assemble(blocks: list[jax.Array], layout: Layout, dtype: Any) -> jax.Array:
+def _combined(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array], dtype: Any) -> jax.Array:
+    blocks = _reduce(parts, layout, combine)
     if layout.form == "scalar":
         return blocks[0] if blocks else jnp.zeros((), dtype)
     if not blocks:
@@ -229,7 +236,7 @@ def _assemble(blocks: list[jax.Array], layout: Layout, dtype: Any) -> jax.Array:
 
 
 def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
-    """Undo `_assemble`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
+    """Undo `_combined`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
     if layout.form == "scalar":
         return [values] * len(leaves)
     if layout.form == "stack":

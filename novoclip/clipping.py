@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.copies import check_copies
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
-from novoclip.limits import Limit, kept_where_not_finite, over_leaves
+from novoclip.limits import Limit, kept_where_not_finite
+from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
-from novoclip.shapes import SHAPES
+from novoclip.origin import check_origin, made_by
+from novoclip.per_element import over_leaves
+from novoclip.ranges import limits_as, no_limit
+from novoclip.shapes import CUTS, SHAPES, is_beyond
 
 NONFINITE = ("zero", "propagate")
 
@@ -34,6 +37,7 @@ class ClipState(NamedTuple):
       nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
         For `per="element"`, these three are `()` unless counting was asked for.
       memory: the Limit's own.
+      origin: which rule made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -43,6 +47,7 @@ class ClipState(NamedTuple):
     clipped: Any
     nonfinite: Any
     memory: Any
+    origin: Any = ()
 
 
 def clip(
@@ -52,6 +57,7 @@ def clip(
     *,
     nonfinite: str = "zero",
     count: bool | None = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Make a clipping rule of three independent answers.
 
@@ -71,6 +77,8 @@ def clip(
         clipped like any large number (and counts as not finite where there is no limit).
       count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
         element, where it takes one more pass over the gradients.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function of
+        the gradients that returns one. The others pass unchanged, and count for no norm. None for all.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `ClipState`.
@@ -78,7 +86,8 @@ def clip(
     Raises:
       TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
       ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
-        parameters and they are absent, or the number of blocks differs from that in `init`.
+        parameters and they are absent, the number of blocks differs from that in `init`, the state is that
+        of another rule, or `mask` selects no leaf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,21 +107,22 @@ def clip(
     counting = blockwise if count is None else count
     advance = kept_where_not_finite(limit, elementwise=not blockwise)
     if not blockwise:
-        advance = over_leaves(advance)
+        advance = over_leaves(advance, measure.max_copies)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
+
+    origin = made_by(f"{limit.name} per {measure.name}")
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
-        if not blockwise:
-            check_copies(limit, norms, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
-            limits=jnp.full(norms.shape, jnp.inf, norms.dtype) if blockwise else (),
+            limits=jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype) if blockwise else (),
             fraction=(),
             clipped=(),
             nonfinite=(),
             memory=advance.init(norms),
+            origin=origin,
         )
         return start_counts(state) if counting else state
 
@@ -120,6 +130,9 @@ def clip(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
         reject_integers(updates)
+        check_origin(state, ClipState, origin)
+        check_counts(state, counting=counting)
+        params = with_gradients(params, updates) if limit.needs_params else None
         seen = norms = measure.norms(updates)
         if counting and not blockwise:
             # Otherwise absolute values are computed once for counting and clipping, and written out.
@@ -136,18 +149,21 @@ def clip(
         elif counting:
             state = advance_counts(state, norms, limits)
         if blockwise:
-            limits = jnp.where(jnp.isfinite(norms), limits.astype(state.limits.dtype), state.limits)
+            limits = jnp.where(jnp.isfinite(norms), limits_as(limits, state.limits.dtype), state.limits)
             state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
         return rescaled, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return masked(optax.GradientTransformationExtraArgs(init, update), mask)
 
 
 def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool) -> jax.Array:
     """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
     # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
     known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
-    new = SHAPES[shape](jnp.where(known, norm, 1), limit)
+    norm_or_1 = jnp.where(known, norm, 1)
+    new = SHAPES[shape](norm_or_1, limit)
+    if shape in CUTS and not elementwise:
+        new = jnp.where(is_beyond(norm_or_1, limit), new, norm_or_1)
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
     return jnp.where(known, new, norm)
@@ -160,12 +176,19 @@ def start_counts(state: ClipState) -> ClipState:
     )
 
 
+def check_counts(state: ClipState, *, counting: bool) -> None:
+    """Raise if a state has counts and the rule does not count, or the other way round."""
+    if isinstance(state.clipped, tuple) == counting:
+        msg = f"this state was made with count={not counting}, the rule with count={counting}: call init again"
+        raise ValueError(msg)
+
+
 def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
     finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & (norms > limits)
+    beyond = finite & is_beyond(norms, limits)
     return state._replace(
-        fraction=jnp.sum(beyond, dtype=jnp.float32) / max(norms.size, 1),
+        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
         clipped=count_up(state.clipped, jnp.any(beyond)),
         nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
     )
@@ -175,10 +198,10 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     """Return the state with this step's numbers counted, or the step as not finite if any is not."""
 
     # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
-    # writes out before it sums. n - n is 0, and NaN where n is not finite.
+    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
     def term(n: jax.Array, c: jax.Array) -> jax.Array:
         excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
-        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) + (n - n))
+        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))
 
     leaves = named_leaves(norms)
     over = [leaf_axes(*leaf) for leaf in leaves]
@@ -187,8 +210,8 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / max(size, 1), state.fraction),
-        clipped=count_up(state.clipped, finite & (beyond > 0)),
+        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
+        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
         nonfinite=count_up(state.nonfinite, ~finite),
     )
 

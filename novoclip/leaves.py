@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
+from novoclip.blocks import accumulation_dtype
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
+from novoclip.safe_math import shrunk
 
 NamedLeaf = tuple[Path, jax.Array]
 
@@ -55,8 +56,8 @@ def reject_integers(updates: optax.Updates) -> None:
 def finite_leaves(tree: Any) -> jax.Array:
     """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
     leaves = named_leaves(tree)
-    totals = across_devices([_finite_total(leaf) for _, leaf in leaves], [leaf_axes(*x) for x in leaves], jnp.sum)
-    return jnp.isfinite(jnp.stack(totals)) if leaves else jnp.zeros((0,), bool)
+    bad = across_devices([_not_finite(leaf) for _, leaf in leaves], [leaf_axes(*x) for x in leaves], jnp.sum)
+    return jnp.stack(bad) == 0 if leaves else jnp.zeros((0,), bool)
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -64,9 +65,6 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(finite_leaves(tree))
 
 
-def _finite_total(leaf: jax.Array) -> jax.Array:
-    # x - x is 0, or NaN where x is not finite: arithmetic, which XLA's CPU backend does not write out.
-    # Behind a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
-    leaf = lax.optimization_barrier(leaf)
-    total = jnp.sum(leaf - leaf)
-    return (jnp.real(total) + jnp.imag(total)).astype(jnp.float32)
+def _not_finite(leaf: jax.Array) -> jax.Array:
+    """Return 1 if a number of a leaf is not finite, else 0."""
+    return (~jnp.isfinite(jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype))))).astype(jnp.float32)

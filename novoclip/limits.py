@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.mesh import broadcast_like, placed_like
+from novoclip.origin import check_state
+from novoclip.ranges import limits_as, no_limit, without_infinity
 
 NO_TRANSFORM = (
     "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
@@ -46,14 +48,19 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
+      name: what error messages call it, with the arguments that its memory depends on: a state made with
+        one name is refused by a rule with another.
     """
 
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
+    name: str = "a Limit"
 
 
-def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, needs_params: bool = False) -> Limit:
+def make_limit(
+    init: Callable[[Any], Any], update: LimitUpdate, *, needs_params: bool = False, name: str = "a Limit"
+) -> Limit:
     """Return a Limit that says what to write where it stands in place of a transform.
 
     Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters
@@ -70,7 +77,7 @@ def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, needs_params:
             raise TypeError(NO_TRANSFORM)
         return update(norms, memory, param_norms, **extra)
 
-    return Limit(of_norms, at_a_step, needs_params)
+    return Limit(of_norms, at_a_step, needs_params, name)
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -102,7 +109,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return make_limit(lambda _: (), update)
+    return make_limit(lambda _: (), update, name="constant")
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -138,8 +145,12 @@ def tighter(*limits: Limit) -> Limit:
         results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
-    needs_params = any(limit.needs_params for limit in limits)
-    return make_limit(lambda norms: tuple(limit.init(norms) for limit in limits), update, needs_params=needs_params)
+    return make_limit(
+        lambda norms: tuple(limit.init(norms) for limit in limits),
+        update,
+        needs_params=any(limit.needs_params for limit in limits),
+        name=f"tighter({', '.join(limit.name for limit in limits)})",
+    )
 
 
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -157,7 +168,20 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs.
+
+    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While all that a block
+    remembers is NaN, a limit that is NaN is none.
     """
+
+    @functools.cache
+    def expected(shape: tuple[int, ...]) -> Any:
+        return jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct(shape, jnp.float32)))
+
+    @functools.cache
+    def begins_as_nan() -> bool:
+        with jax.ensure_compile_time_eval():
+            memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
+            return any(bool(jnp.any(jnp.isnan(array))) for array in _floating(memory))
 
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
@@ -169,70 +193,45 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        check_state(memory, expected(norms.shape), limit.name)
+        memory = without_infinity(memory)
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
+        if begins_as_nan():
+            nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
+            limits = jnp.where(nothing & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
             learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
         else:
-            known = known & _without_nan(learned, norms.ndim)
-        return jnp.maximum(limits, 0).astype(norms.dtype), choose(known, learned, memory)
+            spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
+            known = known & ~spoilt
+        return limits_as(jnp.maximum(without_infinity(limits), 0), norms.dtype), choose(known, learned, memory)
 
-    return Limit(init, update, limit.needs_params)
+    return Limit(init, update, limit.needs_params, limit.name)
 
 
-def _without_nan(memory: Any, dimensions: int) -> jax.Array:
-    """Return for which blocks no number of a memory is NaN, which a number in a Limit's formula may make it."""
-    known = jnp.array(True)
-    for array in jax.tree.leaves(memory):
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            known = known & jnp.all(~jnp.isnan(array), axis=tuple(range(dimensions, array.ndim)))
-    return known
+def _floating(memory: Any) -> list[jax.Array]:
+    return [array for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
+
+
+def _missing(memory: Any, norms: jax.Array) -> jax.Array:
+    """Return how many elements of each block's memory are NaN."""
+    missing = jnp.zeros(norms.shape, jnp.int32)
+    for array in _floating(memory):
+        missing = missing + jnp.sum(jnp.isnan(array), axis=tuple(range(norms.ndim, array.ndim)), dtype=jnp.int32)
+    return missing
 
 
 def _dtype_of(memory: Any, otherwise: Any) -> Any:
-    dtypes = [array.dtype for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
-    return dtypes[0] if dtypes else otherwise
+    floating = _floating(memory)
+    return floating[0].dtype if floating else otherwise
 
 
 def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
         msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
         raise ValueError(msg)
-
-
-def over_leaves(limit: Limit) -> Limit:
-    """Return the Limit that applies another to each leaf of a tree of norms.
-
-    Its memory holds, for each array of the other's memory, one tree like the parameters,
-    which is what sharding and checkpointing tools look for.
-    """
-    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
-
-    def regroup(memories: list[Any], outer: Any) -> Any:
-        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
-        trees = (
-            [outer.unflatten(column) for column in columns]
-            if memories
-            else [outer.unflatten([])] * memory_tree.num_leaves
-        )
-        return memory_tree.unflatten(trees)
-
-    def init(norms: Any) -> Any:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        return regroup([limit.init(leaf) for leaf in leaves], outer)
-
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
-        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
-        sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
-        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
-        return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
-
-    return Limit(init, update, limit.needs_params)

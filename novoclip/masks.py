@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from novoclip.matching import hides_leaves
+from novoclip.matching import is_part
 from novoclip.paths import is_function, leaves_with_paths, some_of
 
 
@@ -32,7 +33,7 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
     except ValueError as error:
         msg = f"{argument} must be a prefix of the parameters, whose leaves are {some_of(paths)}: {error}"
         raise ValueError(msg) from error
-    if paths and not sum(jax.tree.leaves(kept)) and not hides_leaves(tree):
+    if paths and not sum(jax.tree.leaves(kept)) and not is_part(tree):
         msg = f"{argument} selects no leaf, of {some_of(paths)}"
         raise ValueError(msg)
     return chosen
@@ -46,3 +47,48 @@ def hide(tree: Any, chosen: Any) -> Any:
 def restore(shown: Any, tree: Any) -> Any:
     """Return `shown` with the tree's leaves in place of those that `hide` took from it."""
     return jax.tree.map(lambda leaf, own: own if leaf is None else leaf, shown, tree, is_leaf=lambda node: node is None)
+
+
+def masked(rule: optax.GradientTransformationExtraArgs, mask: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the transform that applies a rule to the leaves of a mask, and passes the others on.
+
+    As `optax.masked`, without a state of its own.
+    """
+    if mask is None:
+        return rule
+
+    def init(params: optax.Params) -> Any:
+        return rule.init(hide(params, mask_tree(mask, params)))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        chosen = mask_tree(mask, updates)
+        shown = hide(updates, chosen)
+        sent, state = rule.update(shown, state, with_gradients(params, shown), **extra)
+        return restore(sent, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def with_gradients(params: Any, updates: Any) -> Any:
+    """Return the parameters that have a gradient, with None in place of the others.
+
+    A model may hold functions, strings, integers, and arrays that are not trained; where the updates have None,
+    none of these matters.
+
+    Raises:
+      ValueError: if the parameters are not of the updates' structure.
+    """
+    if params is None:
+        return None
+    try:
+        return jax.tree.map(
+            lambda gradient, part: None if gradient is None else part,
+            updates,
+            params,
+            is_leaf=lambda node: node is None,
+        )
+    except ValueError as error:
+        msg = f"params must have the structure of the updates: {error}"
+        raise ValueError(msg) from error

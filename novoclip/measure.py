@@ -33,6 +33,7 @@ class Measure(NamedTuple):
         single numbers to a block's limit, or need a certain norm, refuse it.
       counts: `counts(tree)`: how many numbers each block has.
       with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
+      name: what error messages call it: a state made with one is refused by a rule with another.
       max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
     """
 
@@ -42,11 +43,12 @@ class Measure(NamedTuple):
     spread: Callable[[Any, optax.Updates], optax.Updates] = _lacking
     counts: Callable[[optax.Updates], Any] = _lacking
     with_norm: Callable[[str], "Measure"] = _lacking
+    name: str = "a Measure"
     max_copies: int = 64
 
 
 def blocks_of(
-    layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, check: Callable[[Any], None] = lambda _: None
+    layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, name: str, check: Callable[[Any], None] = lambda _: None
 ) -> Measure:
     """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
 
@@ -67,7 +69,10 @@ def blocks_of(
         named = named_leaves(tree)
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
-    return Measure(norms, rescale, False, spread, counts, lambda other: blocks_of(layout_of, other, check))
+    def with_norm(other: str) -> Measure:
+        return blocks_of(layout_of, other, name, check)
+
+    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:
@@ -91,4 +96,4 @@ def _ones(tree: optax.Updates) -> Any:
 
 
 # Each number is a block of its own, by any norm.
-ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones)
+ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones, name="element")

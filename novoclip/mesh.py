@@ -85,12 +85,18 @@ def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any = None) -> jax.Array:
 
 
 def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return `jax.eval_shape(function, tree)`, found anew: its cache does not know what was said."""
+    """Return `jax.eval_shape(function, tree)`, found anew: its cache does not know which axes were declared.
+
+    Functions, strings and other leaves that are no numbers count as None.
+    """
 
     def fresh(tree: Any) -> Any:
         return function(tree)
 
-    return jax.eval_shape(fresh, tree)
+    numbers = jax.tree.map(
+        lambda leaf: leaf if hasattr(leaf, "dtype") or isinstance(leaf, complex | float | int) else None, tree
+    )
+    return jax.eval_shape(fresh, numbers)
 
 
 def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -1,6 +1,10 @@
-"""Powers of two that keep sums of squares within the range of numbers."""
+"""The range of numbers: powers of two that keep sums of squares in it, and what stands for no limit at its end."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 class Range(NamedTuple):
@@ -22,3 +26,41 @@ RANGES = {
     32: Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100),
     64: Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900),
 }
+
+
+_CONFIG: Any = jax.config
+
+
+def no_limit(dtype: Any) -> Any:
+    """Return what stands for no limit: infinity, or under `jax.debug_infs`, which forbids it, the largest number.
+
+    A state holds it, so it must not be what a debugger searches for. No finite norm is above either.
+    """
+    return np.asarray(jnp.finfo(dtype).max if _CONFIG.jax_debug_infs else np.inf, dtype)
+
+
+def is_limit(limit: jax.Array) -> jax.Array:
+    """Return where there is a limit, and neither of the numbers that stand for none."""
+    return limit < jnp.finfo(limit.dtype).max
+
+
+def limits_as(limits: jax.Array, dtype: Any) -> jax.Array:
+    """Return limits in another dtype; those beyond its range are none."""
+    most = min(float(jnp.finfo(limits.dtype).max), float(jnp.finfo(dtype).max))
+    if limits.dtype == dtype:
+        return limits
+    return jnp.where(limits >= most, no_limit(dtype), jnp.where(limits >= most, 0, limits).astype(dtype))
+
+
+def without_infinity(tree: Any) -> Any:
+    """Return a tree of arrays as it is, or under `jax.debug_infs` with the largest number in place of infinity."""
+    if not _CONFIG.jax_debug_infs:
+        return tree
+
+    def each(array: Any) -> Any:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        most = np.asarray(jnp.finfo(array.dtype).max, array.dtype)
+        return jnp.minimum(array, most) if isinstance(array, jax.Array) else np.minimum(array, most)
+
+    return jax.tree.map(each, tree)

@@ -1,25 +1,35 @@
-"""Quotients and roots that neither leave the range of numbers nor do their derivatives."""
+"""Quotients, roots and sums that stay in the range of numbers, as their derivatives do."""
 
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
+SHRINK = 2.0**-64
 
-@jax.custom_jvp
+
 def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """Return numerator / denominator, for a denominator that is not 0.
 
     The derivative is taken as (dn - (n / d) dd) / d: the usual n dd / d^2 squares d, which
     overflows at 1e-30 in float32.
     """
+    # An integer has no derivative that could be computed with.
+    inexact = jnp.issubdtype(numerator.dtype, jnp.inexact)
+    return _ratio(numerator if inexact else numerator.astype(denominator.dtype), denominator)
+
+
+@jax.custom_jvp
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return numerator / denominator
 
 
-@ratio.defjvp
+@_ratio.defjvp
 def _ratio_jvp(primals: Any, tangents: Any) -> Any:
-    quotient = ratio(*primals)
-    return quotient, (tangents[0] - quotient * tangents[1]) / primals[1]
+    quotient = _ratio(*primals)
+    # And again by ratio, for the second derivative.
+    return quotient, _ratio(tangents[0] - quotient * tangents[1], primals[1])
 
 
 def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -43,3 +53,15 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
     # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
     return large + large * (square / (1 + jnp.sqrt(1 + square)))
+
+
+def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
+    """Return absolute values so small that any sum of them is finite just where all of them are.
+
+    Their maximum would not do: XLA's CPU backend loses NaN in maxima of 4096 numbers and more. Nor would the sum of
+    x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans it writes out.
+    """
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return shrunk(leaf.real, dtype) + shrunk(leaf.imag, dtype)
+    # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
+    return jnp.abs(lax.optimization_barrier(lax.stop_gradient(leaf))).astype(dtype) * SHRINK

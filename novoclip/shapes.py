@@ -9,9 +9,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from novoclip.ranges import is_limit
 from novoclip.safe_math import wide_ratio
 
 Shape = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def is_beyond(norm: jax.Array, limit: jax.Array) -> jax.Array:
+    """Return which norms are above their limits by more than rounding, 4 units in the last place.
+
+    A block that was clipped before has a norm as far from its limit: it is rounded once when the factor is found,
+    once when it is multiplied and once when the norm is measured anew. The norms of single elements have no
+    rounding, and are compared as they are.
+    """
+    # Not limit * (1 + 4 eps), which may be beyond the range of numbers.
+    return norm - limit > 4 * jnp.finfo(norm.dtype).eps * limit
 
 
 def hard(norm: jax.Array, limit: jax.Array) -> jax.Array:
@@ -26,14 +38,14 @@ def drop(norm: jax.Array, limit: jax.Array) -> jax.Array:
 
 def normalize(norm: jax.Array, limit: jax.Array) -> jax.Array:
     """Give every block the limit as its norm, blocks of zeros and infinite limits excepted."""
-    return jnp.where((norm > 0) & (limit < jnp.inf), limit, norm)
+    return jnp.where((norm > 0) & is_limit(limit), limit, norm)
 
 
 def _saturating(curve: Callable[[jax.Array], jax.Array]) -> Shape:
     """Return n -> c curve(n / c), for a curve that rises from 0 with slope 1 towards 1."""
 
     def shape(norm: jax.Array, limit: jax.Array) -> jax.Array:
-        usable = (limit > 0) & (limit < jnp.inf)
+        usable = (limit > 0) & is_limit(limit)
         safe = jnp.where(usable, limit, 1)
         # At a ratio of 1e18 every curve has reached 1 in float64 too; beyond, squares would overflow.
         bent = safe * curve(jnp.minimum(wide_ratio(norm, safe), 1e18))
@@ -49,6 +61,8 @@ arctan = _saturating(lambda ratio: (2 / jnp.pi) * jnp.arctan((jnp.pi / 2) * rati
 algebraic = _saturating(lambda ratio: ratio / jnp.sqrt(1 + jnp.square(ratio)))
 smooth = _saturating(lambda ratio: ratio / (1 + ratio))
 
+# Within its limit a block comes back bit for bit.
+CUTS = ("hard", "drop")
 SHAPES: dict[str, Shape] = {
     "hard": hard,
     "tanh": tanh,

@@ -15,6 +15,7 @@ from novoclip.guards.branch import when
 from novoclip.leaves import reject_integers
 from novoclip.limits import Limit, choose
 from novoclip.measure import norm_shapes
+from novoclip.ranges import no_limit
 from novoclip.rules.deviation import deviations_of_history
 from novoclip.wrappers.inner import checked_inner
 
@@ -121,7 +122,10 @@ def skip_spikes(
 
     def init(params: optax.Params) -> SpikeState:
         norm = norm_shapes(tree, params)
-        zero, infinite = functools.partial(jnp.zeros, ()), functools.partial(jnp.full, (), jnp.inf, norm.dtype)
+        zero, infinite = (
+            functools.partial(jnp.zeros, ()),
+            functools.partial(jnp.full, (), no_limit(norm.dtype), norm.dtype),
+        )
         return SpikeState(
             steps=zero(jnp.int32),
             skipped=zero(jnp.int32),

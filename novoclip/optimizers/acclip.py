@@ -10,6 +10,7 @@ from novoclip.arguments import Schedulable, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, zeros
 from novoclip.optimizers.thresholds import clipped_at
+from novoclip.ranges import is_limit, no_limit
 
 
 class ACClipMemory(NamedTuple):
@@ -59,15 +60,16 @@ def _acclip(
         bound = memory.size
         if previous:
             # A number that was never seen before has no limit yet.
-            bound = jax.tree.map(lambda r: jnp.where(r > 0, r, jnp.inf), memory.size_before)
+            bound = jax.tree.map(lambda r: jnp.where(r > 0, r, no_limit(r.dtype)), memory.size_before)
 
         def limit(m: jax.Array, r: jax.Array) -> jax.Array:
             n = jnp.abs(m)
-            return jnp.where(r < jnp.inf, jnp.where(r, r, 0) * (n / jnp.where(n + small > 0, n + small, 1)), jnp.inf)
+            limited = jnp.where(is_limit(r), r, 0) * (n / jnp.where(n + small > 0, n + small, 1))
+            return jnp.where(is_limit(r), limited, r)
 
         return clipped_at(memory.mu, jax.tree.map(limit, memory.mu, bound))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"acclip(previous={previous})")
 
 
 def scale_by_acclip(

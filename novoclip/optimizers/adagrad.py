@@ -50,7 +50,7 @@ def _adagrad(
         roots = blocks.spread(memory.root, gradients)
         return divide(gradients, roots, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"adagrad per {blocks.name}")
 
 
 def scale_by_adagrad(

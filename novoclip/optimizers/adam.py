@@ -61,7 +61,7 @@ def adam_algorithm(
         del gradients
         return adam_direction(memory, memory.root, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"adam(bias_correction={bias_correction})")
 
 
 def adam_direction(memory: AdamMemory, root: Any, eps: Any, eps_root: Any) -> Any:

@@ -54,7 +54,10 @@ def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulabl
         del gradients, step
         return memory.mu
 
-    return Algorithm(lambda shapes: ADOPTMemory(zeros(shapes, mu_dtype), real_zeros(shapes)), learn, direction)
+    def init(shapes: Any) -> ADOPTMemory:
+        return ADOPTMemory(zeros(shapes, mu_dtype), real_zeros(shapes))
+
+    return Algorithm(init, learn, direction, "adopt")
 
 
 def scale_by_adopt(

@@ -12,9 +12,10 @@ from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.clipping import count_up
 from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
-from novoclip.masks import mask_tree
+from novoclip.masks import mask_tree, with_gradients
 from novoclip.mesh import shapes_of
-from novoclip.paths import leaves_with_paths
+from novoclip.origin import check_origin, made_by
+from novoclip.paths import leaves_with_paths, some_of
 from novoclip.transforms import check_rule, check_rule_state
 
 NONFINITE = ("skip", "propagate")
@@ -61,11 +62,13 @@ class Algorithm(NamedTuple):
       init: `init(shapes) -> memory`, from a tree of ShapeDtypeStructs.
       learn: `learn(gradients, memory, step) -> memory`.
       direction: `direction(gradients, memory, step) -> updates`, from the new memory.
+      name: what error messages call it, with the options that its memory depends on.
     """
 
     init: Callable[[Any], Any]
     learn: Callable[[Any, Any, Step], Any]
     direction: Callable[[Any, Any, Step], Any]
+    name: str
 
 
 class OptimizerState(NamedTuple):
@@ -76,12 +79,14 @@ class OptimizerState(NamedTuple):
       nonfinite: int32, steps among them that were skipped because a gradient was not finite.
       memory: the algorithm's own, such as its moments.
       clip: the state of `clip=`; `()` without.
+      origin: which algorithm made the state; it holds no array.
     """
 
     steps: jax.Array
     nonfinite: jax.Array
     memory: Any
     clip: Any
+    origin: Any = ()
 
 
 def scale_by(algorithm: Algorithm, *, nonfinite: str) -> optax.GradientTransformationExtraArgs:
@@ -126,6 +131,7 @@ def _transform(
     if clip is not None:
         check_rule("clip", clip, __name__)
     rule = optax.with_extra_args_support(clip or optax.identity())
+    origin = made_by(algorithm.name)
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
 
     def init(params: optax.Params) -> OptimizerState:
@@ -133,12 +139,17 @@ def _transform(
         zero = functools.partial(jnp.zeros, (), jnp.int32)
         clip_state = () if clip is None else rule.init(params)
         check_rule_state("clip", clip_state, OptimizerState)
-        return OptimizerState(zero(), zero(), algorithm.init(shapes), clip_state)
+        return OptimizerState(zero(), zero(), algorithm.init(shapes), clip_state, origin)
 
     def update(
         updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, OptimizerState]:
         reject_integers(updates)
+        check_origin(state, OptimizerState, origin)
+        if clip is None and jax.tree.leaves(state.clip):
+            msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
+            raise ValueError(msg)
+        params = with_gradients(params, updates)
         finite = jnp.array(True) if nonfinite == "propagate" else all_finite(updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
@@ -151,13 +162,13 @@ def _transform(
         if decay == "coupled":
             gradients = pull(gradients, step)
         learned = algorithm.learn(gradients, before, step)
-        _check_shapes(learned, before)
+        _check_shapes(learned, before, algorithm.name)
         memory = if_finite(learned, before)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
             direction = pull(direction, step)
         direction = finish(direction, step)
-        _check_shapes(direction, _numbers(updates, dtype))
+        _check_shapes(direction, _numbers(updates, dtype), algorithm.name)
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
         return jax.tree.map(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
@@ -166,17 +177,28 @@ def _transform(
             nonfinite=count_up(state.nonfinite, ~finite),
             memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
             clip=if_finite(clip_state, state.clip),
+            origin=state.origin,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_shapes(found: Any, expected: Any) -> None:
+def _check_shapes(found: Any, expected: Any, name: str) -> None:
+    structure: Any = jax.tree.structure(found)
+    if structure != jax.tree.structure(expected):
+        msg = f"the gradients and the state do not fit {name}: one has {some_of(_paths(found))}, the other "
+        msg += f"{some_of(_paths(expected))}: gradients must have the structure of the parameters given to init, and "
+        msg += "the state must be one of this optimizer"
+        raise ValueError(msg)
     for (path, one), other in zip(leaves_with_paths(found), jax.tree.leaves(expected), strict=True):
         if one.shape != other.shape:
             msg = f"{path!r} has shape {one.shape} after this step and {other.shape} before: gradients "
             msg += "must have the shapes of the parameters given to init"
             raise ValueError(msg)
+
+
+def _paths(tree: Any) -> list[Any]:
+    return [path for path, _ in leaves_with_paths(tree)]
 
 
 def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:

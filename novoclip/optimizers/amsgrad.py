@@ -56,7 +56,7 @@ def _amsgrad(
         moments = memory.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else memory.adam
         return adam_direction(moments, memory.root_max, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})")
 
 
 def scale_by_amsgrad(

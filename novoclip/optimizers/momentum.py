@@ -53,7 +53,10 @@ def momentum_algorithm(
         taken = rest if form == "averaged" else jnp.ones((), step.dtype)
         return jax.tree.map(lambda g, v: taken * g + b * v, gradients, memory.velocity)
 
-    return Algorithm(lambda shapes: MomentumMemory(zeros(shapes, mu_dtype)), learn, direction)
+    def init(shapes: Any) -> MomentumMemory:
+        return MomentumMemory(zeros(shapes, mu_dtype))
+
+    return Algorithm(init, learn, direction, f"momentum(form={form!r})")
 
 
 def scale_by_momentum(

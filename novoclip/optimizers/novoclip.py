@@ -87,7 +87,7 @@ def _novoclip(
         root = blocks.spread(root, gradients)
         return divide(mu, root, step.value(eps, "eps"), jnp.zeros((), step.dtype))
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}")
 
 
 def scale_by_novoclip(

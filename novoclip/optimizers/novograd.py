@@ -57,7 +57,7 @@ def _novograd(
         del gradients, step
         return memory.mu
 
-    return Algorithm(init, learn, direction)
+    return Algorithm(init, learn, direction, f"novograd per {blocks.name}")
 
 
 def scale_by_novograd(

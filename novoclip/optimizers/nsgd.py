@@ -32,7 +32,7 @@ def _nsgd(gamma: Schedulable, normalize: str, per: str | Measure, mu_dtype: Any)
         found = velocity.direction(gradients, memory, step)
         return of_length_one(found) if after else found
 
-    return Algorithm(velocity.init, learn, direction)
+    return Algorithm(velocity.init, learn, direction, f"nsgd(normalize={normalize!r})")
 
 
 def scale_by_nsgd(

@@ -67,7 +67,8 @@ def _rmsprop(
     def direction(gradients: Any, memory: RMSpropMemory, step: Step) -> Any:
         return scaled(gradients, memory.root, step) if momentum is None else memory.velocity
 
-    return Algorithm(init, learn, direction)
+    options = f"centered={centered}, momentum={'None' if momentum is None else 'given'}"
+    return Algorithm(init, learn, direction, f"rmsprop({options})")
 
 
 def scale_by_rmsprop(

@@ -49,7 +49,7 @@ def sgd(
       <https://doi.org/10.1214/aoms/1177729586>`_, 1951.
     """
     return optimizer(
-        Algorithm(init=lambda _: (), learn=lambda *_: (), direction=lambda gradients, *_: gradients),
+        Algorithm(init=lambda _: (), learn=lambda *_: (), direction=lambda gradients, *_: gradients, name="sgd"),
         learning_rate,
         clip=clip,
         weight_decay=weight_decay,

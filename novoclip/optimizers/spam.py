@@ -11,6 +11,7 @@ from novoclip.optimizers.adam import AdamMemory, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
 from novoclip.optimizers.moments import debiased, divide
 from novoclip.optimizers.thresholds import clipped_at
+from novoclip.ranges import no_limit
 
 
 def _spam(
@@ -47,7 +48,7 @@ def _spam(
             weights = kept(weights[0]), kept(weights[1])
         active = (taken >= delay) & (since >= delay)
         factor = jnp.sqrt(step.value(threshold, "threshold"))
-        limits = jax.tree.map(lambda r: jnp.where(active & (r > 0), factor * r, jnp.inf), root)
+        limits = jax.tree.map(lambda r: jnp.where(active & (r > 0), factor * r, no_limit(r.dtype)), root)
         return adam.learn(clipped_at(gradients, limits), AdamMemory(mu, root, *weights), step)
 
     def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
@@ -62,7 +63,7 @@ def _spam(
         scaled = divide(debiased(memory.mu, memory.mu_weight), memory.root, step.value(eps, "eps"), none)
         return jax.tree.map(lambda u: share.astype(u.dtype) * by.astype(u.dtype) * u, scaled)
 
-    return Algorithm(adam.init, learn, direction)
+    return Algorithm(adam.init, learn, direction, "spam")
 
 
 def scale_by_spam(

@@ -44,7 +44,7 @@ def _stable_adamw(
         divisors = blocks.spread(jnp.maximum(1, excess), pulled)
         return jax.tree.map(lambda u, by: u / by.astype(u.dtype), pulled, divisors)
 
-    return Algorithm(adam.init, adam.learn, direction)
+    return Algorithm(adam.init, adam.learn, direction, "stable_adamw")
 
 
 def scale_by_stable_adamw(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
+from novoclip.ranges import no_limit
 from novoclip.safe_math import ratio
 
 
@@ -21,7 +22,7 @@ def inverse(gradients: Any, root: Any, blocks: Measure, decay: Decay, c: jax.Arr
     root = root_average(block_sizes(blocks, gradients), root, decay)
 
     def limit(r: jax.Array) -> jax.Array:
-        return jnp.where(r > 0, ratio(c, jnp.where(r > 0, r, 1)), jnp.inf)
+        return jnp.where(r > 0, ratio(c, jnp.where(r > 0, r, 1)), no_limit(r.dtype))
 
     return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients)), root
 
@@ -33,7 +34,7 @@ def proportional(
 
     def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
         # v is a sum over a block's numbers: a number is compared with their root mean square.
-        return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), jnp.inf)
+        return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), no_limit(r.dtype))
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.

@@ -12,6 +12,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -39,7 +40,7 @@ def _adagc(
     check_number("floor", floor)
 
     def init(norms: Any) -> AdaGCMemory:
-        return AdaGCMemory(jnp.full(norms.shape, jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+        return AdaGCMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -61,7 +62,7 @@ def _adagc(
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
         return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
 
-    return make_limit(init, update)
+    return make_limit(init, update, name=f"adagc(warmup={warmup})")
 
 
 def adagc(
@@ -74,6 +75,7 @@ def adagc(
     per: str | Measure = "tensor",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip each tensor at a little more than the average of what was let through (AdaGC).
 
@@ -97,6 +99,8 @@ def adagc(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters gamma.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is an `AdaGCMemory`.
@@ -121,4 +125,4 @@ def adagc(
     The authors count steps, not norms, for the warm-up, and have no floor.
     """
     limit = _adagc(lambda_rel, lambda_abs, decay, warmup, floor)
-    return clip(resolve_blocks(per), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_blocks(per), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -44,7 +44,7 @@ def share_of_parameters(clipping: Schedulable, *, eps: Schedulable = 1e-3) -> Li
         sizes = jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))
         return value_at(clipping, step, norms, "clipping") * sizes, memory
 
-    return make_limit(lambda _: (), update, needs_params=True)
+    return make_limit(lambda _: (), update, needs_params=True, name="share_of_parameters")
 
 
 def agc(
@@ -55,6 +55,7 @@ def agc(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip each unit's gradient at a share of the norm of its weights (adaptive gradient clipping, AGC).
 
@@ -72,6 +73,8 @@ def agc(
       norm: "l1", "l2", "max" or "rms".
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; its `update` needs the parameters.
@@ -97,4 +100,6 @@ def agc(
     `optax.adaptive_grad_clip` takes a kernel of three axes for attention, which is wrong for
     1-D convolutions; the least gradient norm there, 1e-6, is not needed here.
     """
-    return clip(resolve_measure(per, norm), share_of_parameters(clipping, eps=eps), shape, nonfinite=nonfinite)
+    return clip(
+        resolve_measure(per, norm), share_of_parameters(clipping, eps=eps), shape, nonfinite=nonfinite, mask=mask
+    )

@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
 
 
@@ -60,9 +61,11 @@ def percentile_of_history(
         learned = remember(memory, norms)
         seen = learned if include_current else memory
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
-        return jnp.where(filled >= warmup, limits, jnp.inf), learned
+        return jnp.where(filled >= warmup, limits, no_limit(norms.dtype)), learned
 
-    return make_limit(lambda norms: empty_history(norms, window), update)
+    return make_limit(
+        lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})"
+    )
 
 
 def autoclip(
@@ -75,6 +78,7 @@ def autoclip(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a percentile of the norms seen so far (AutoClip).
 
@@ -94,6 +98,8 @@ def autoclip(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the history.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
@@ -121,4 +127,4 @@ def autoclip(
     package of the same name is `autoclip(90.0, per="tensor", include_current=False)`.
     """
     limit = percentile_of_history(percentile, window=window, warmup=warmup, include_current=include_current)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

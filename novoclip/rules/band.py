@@ -25,7 +25,7 @@ def _share_of_norm(max_norm: Schedulable, delta: Schedulable) -> Limit:
             value_at(max_norm, step, norms, "max_norm"), value_at(delta, step, norms, "delta") * norms
         ), memory
 
-    return make_limit(lambda _: (), update)
+    return make_limit(lambda _: (), update, name="clip_to_band")
 
 
 def delta_gclip(
@@ -35,6 +35,7 @@ def delta_gclip(
     per: str | Measure = "tree",
     norm: str = "l2",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at max_norm, but never below a share of the gradient (delta-GClip).
 
@@ -48,6 +49,8 @@ def delta_gclip(
       per: the blocks: "tree", as published, "tensor", "unit", "element" or a Measure.
       norm: "l1", "l2", "max" or "rms".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -67,7 +70,7 @@ def delta_gclip(
       Tucat, Mukherjee, Sen, Sun, Rivasplata, `Regularized gradient clipping provably trains wide
       and deep neural networks <https://arxiv.org/abs/2404.08624>`_, 2024.
     """
-    return clip(resolve_measure(per, norm), _share_of_norm(max_norm, delta), nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), _share_of_norm(max_norm, delta), nonfinite=nonfinite, mask=mask)
 
 
 def _band(min_norm: Schedulable, max_norm: Schedulable) -> Limit:
@@ -82,7 +85,7 @@ def _band(min_norm: Schedulable, max_norm: Schedulable) -> Limit:
         # 0 stands for an infinite norm too, and stays 0 otherwise.
         return jnp.where(norms > 0, jnp.minimum(jnp.maximum(norms, low), high), high), memory
 
-    return make_limit(lambda _: (), update)
+    return make_limit(lambda _: (), update, name="delta_gclip")
 
 
 def clip_to_band(
@@ -92,6 +95,7 @@ def clip_to_band(
     per: str | Measure = "element",
     norm: str = "l2",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip from above and from below: no block but zero stays smaller than min_norm (BiClip).
 
@@ -104,6 +108,8 @@ def clip_to_band(
       per: the blocks: "element", as published, "tree", "tensor", "unit" or a Measure.
       norm: "l1", "l2", "max" or "rms".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -123,4 +129,4 @@ def clip_to_band(
       Lee, Zaheer, Li, `Efficient distributed optimization under heavy-tailed noise
       <https://arxiv.org/abs/2502.04164>`_, 2025.
     """
-    return clip(resolve_measure(per, norm), _band(min_norm, max_norm), "normalize", nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), _band(min_norm, max_norm), "normalize", nonfinite=nonfinite, mask=mask)

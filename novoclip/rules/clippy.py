@@ -12,8 +12,11 @@ from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_
 from novoclip.granularity import resolve_fixed
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import constant
+from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
+from novoclip.origin import check_origin, made_by
+from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -24,6 +27,7 @@ def clippy(
     floor: Schedulable = 0.0,
     per: str | Measure = "tensor",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Scale each tensor's update down until none of its numbers moves far beside its weight (Clippy).
 
@@ -41,6 +45,8 @@ def clippy(
       per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`, whose `norms` are the n of each tensor and
@@ -70,7 +76,8 @@ def clippy(
     check_number("floor", floor)
     check_choice("nonfinite", nonfinite, NONFINITE)
     largest, rms = resolve_fixed(per, "max"), resolve_fixed(per, "rms")
-    start = clip(largest, constant(1.0))
+    limit = constant(1.0)._replace(name="clippy")
+    start, origin = clip(largest, limit), made_by(f"{limit.name} per {largest.name}")
 
     def excess(updates: optax.Updates, params: optax.Params, sizes: jax.Array, step: jax.Array) -> jax.Array:
         """Return the largest of (|u| / max |u|) / allowed: without the first quotient it could be out of range."""
@@ -99,19 +106,21 @@ def clippy(
     ) -> tuple[optax.Updates, ClipState]:
         del extra
         reject_integers(updates)
+        check_origin(state, ClipState, origin)
         if params is None:
             msg = "clippy compares updates with the parameters: call update(updates, state, params)"
             raise ValueError(msg)
+        params = with_gradients(params, updates)
         sizes = largest.norms(updates)
         finite = jnp.isfinite(sizes)
         parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
         parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
         sizes = sizes.astype(parts.dtype)
-        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), jnp.inf)
+        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), no_limit(sizes.dtype))
         rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
         norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
+        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)
         limits = jnp.ones_like(norms)
-        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), norms, limits)
         return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
 
-    return optax.GradientTransformationExtraArgs(start.init, update)
+    return masked(optax.GradientTransformationExtraArgs(start.init, update), mask)

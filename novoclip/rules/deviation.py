@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
 
 LEARN = ("raw", "clipped")
@@ -71,10 +72,12 @@ def deviations_of_history(
         # In a window of equal norms the mean may round below them.
         least = value_at(eps, step, norms, "eps") * jnp.abs(mean)
         limits = mean + value_at(deviations, step, norms, "deviations") * jnp.maximum(deviation, least)
-        limits = jnp.where(filled >= least_filled, limits, jnp.inf)
+        limits = jnp.where(filled >= least_filled, limits, no_limit(norms.dtype))
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
-    return make_limit(lambda norms: empty_history(norms, window), update)
+    return make_limit(
+        lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})"
+    )
 
 
 def clip_by_deviation(
@@ -88,6 +91,7 @@ def clip_by_deviation(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at the mean of the norms seen lately plus some deviations.
 
@@ -107,6 +111,8 @@ def clip_by_deviation(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the history.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
@@ -133,4 +139,4 @@ def clip_by_deviation(
     `autoclip` has two sample deviations as its limit, without the mean.
     """
     limit = deviations_of_history(deviations, window=window, warmup=warmup, learn=learn, eps=eps)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from novoclip.arguments import check_integer
 from novoclip.limits import choose
 from novoclip.mesh import broadcast_like
+from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import wide_ratio
 
 
@@ -25,7 +26,8 @@ class HistoryMemory(NamedTuple):
 
 def empty_history(norms: Any, window: int) -> HistoryMemory:
     """Return a history without entries."""
-    return HistoryMemory(jnp.full((*norms.shape, window), jnp.inf, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+    empty = jnp.full((*norms.shape, window), no_limit(norms.dtype), norms.dtype)
+    return HistoryMemory(empty, jnp.zeros(norms.shape, jnp.int32))
 
 
 def remember(memory: HistoryMemory, norms: jax.Array) -> HistoryMemory:
@@ -47,17 +49,17 @@ def check_warmup(warmup: int, window: int) -> None:
 
 def percentile_of(history: jax.Array, percentile: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return how many entries each block has, and their percentile, with linear interpolation; infinite without any."""
-    filled = jnp.sum(history < jnp.inf, axis=-1).astype(history.dtype)
+    filled = jnp.sum(is_limit(history), axis=-1).astype(history.dtype)
     position = percentile / 100 * jnp.maximum(filled - 1, 0)
     below, above = jnp.floor(position), jnp.ceil(position)
     ordered = jnp.sort(history, axis=-1)
     low, high = (jnp.take_along_axis(ordered, i.astype(jnp.int32)[..., None], axis=-1)[..., 0] for i in (below, above))
-    return filled, jnp.where(filled > 0, low + (position - below) * (high - low), jnp.inf)
+    return filled, jnp.where(filled > 0, low + (position - below) * (high - low), no_limit(history.dtype))
 
 
 def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return how many entries each block has, their mean, and the root of their population variance."""
-    present = history < jnp.inf
+    present = is_limit(history)
     entries = jnp.where(present, history, 0)
     filled = jnp.sum(present, axis=-1).astype(history.dtype)
     # Divided by the largest, so that squares stay in range.

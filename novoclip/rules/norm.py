@@ -1,5 +1,7 @@
 """Clipping of norms at a fixed threshold."""
 
+from typing import Any
+
 import optax
 
 from novoclip.arguments import Schedulable
@@ -16,6 +18,7 @@ def clip_by_norm(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Scale each block of the gradient down to a norm of at most max_norm.
 
@@ -28,6 +31,8 @@ def clip_by_norm(
       norm: "l1" (the sum of |g|), "l2", "max" (the largest |g|) or "rms" (the root of the mean of |g|^2).
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -50,11 +55,11 @@ def clip_by_norm(
     torch's `clip_grad_norm_` divides by ||g|| + 1e-6; here there is no such term.
     """
     limit = constant(max_norm, name="max_norm")
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)
 
 
 def clip_by_global_norm(
-    max_norm: Schedulable, *, shape: str = "hard", nonfinite: str = "zero"
+    max_norm: Schedulable, *, shape: str = "hard", nonfinite: str = "zero", mask: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Scale the whole gradient down to a Euclidean norm of at most max_norm.
 
@@ -65,6 +70,8 @@ def clip_by_global_norm(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" gives zero updates if the norm is not finite; "propagate" passes
         the gradient on as it came.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -88,4 +95,4 @@ def clip_by_global_norm(
     Differs from `optax.clip_by_global_norm`: the norm is taken in float32 whatever the
     gradients' dtype, cannot overflow or underflow where it can be represented, and is kept.
     """
-    return clip_by_norm(max_norm, per="tree", shape=shape, nonfinite=nonfinite)
+    return clip_by_norm(max_norm, per="tree", shape=shape, nonfinite=nonfinite, mask=mask)

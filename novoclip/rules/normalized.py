@@ -1,5 +1,7 @@
 """Gradients of fixed norm."""
 
+from typing import Any
+
 import optax
 
 from novoclip.arguments import Schedulable
@@ -10,7 +12,12 @@ from novoclip.measure import Measure
 
 
 def normalize_by_norm(
-    scale: Schedulable = 1.0, *, per: str | Measure = "tree", norm: str = "l2", nonfinite: str = "zero"
+    scale: Schedulable = 1.0,
+    *,
+    per: str | Measure = "tree",
+    norm: str = "l2",
+    nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Scale each block of the gradient, up or down, to a norm of `scale`.
 
@@ -22,6 +29,8 @@ def normalize_by_norm(
       per: the blocks: "tree", "tensor", "unit", "element" (the sign of each number) or a Measure.
       norm: "l1", "l2", "max" or "rms".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -43,4 +52,10 @@ def normalize_by_norm(
 
     `optax.normalize_by_update_norm` adds 1e-6 to the norm; here there is no such term.
     """
-    return clip(resolve_measure(per, norm), constant(scale, name="scale"), "normalize", nonfinite=nonfinite)
+    return clip(
+        resolve_measure(per, norm),
+        constant(scale, name="scale")._replace(name="normalize_by_norm"),
+        "normalize",
+        nonfinite=nonfinite,
+        mask=mask,
+    )

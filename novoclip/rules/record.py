@@ -11,12 +11,14 @@ from novoclip.limits import constant
 from novoclip.measure import Measure
 
 
-def record(*, per: str | Measure = "tree", norm: str = "l2") -> optax.GradientTransformationExtraArgs:
+def record(*, per: str | Measure = "tree", norm: str = "l2", mask: Any = None) -> optax.GradientTransformationExtraArgs:
     """Pass gradients on unchanged and keep their norms in the state.
 
     Args:
       per: the blocks: "tree", "tensor", "unit" or a Measure.
       norm: "l1", "l2", "max" or "rms".
+      mask: which leaves are measured: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose limits are infinite: `norms` are
@@ -34,7 +36,7 @@ def record(*, per: str | Measure = "tree", norm: str = "l2") -> optax.GradientTr
       >>> print(state.norms)
       [5. 1.]
     """
-    watch = clip(resolve_blocks(per, norm), constant(jnp.inf))
+    watch = clip(resolve_blocks(per, norm), constant(jnp.inf)._replace(name="record"), mask=mask)
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any

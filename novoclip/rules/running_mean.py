@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 
 
 class RunningMeanMemory(NamedTuple):
@@ -65,13 +66,14 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Lim
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, RunningMeanMemory]:
         del param_norms, extra
-        limits = jnp.where(memory.seen > 0, value_at(factor, step, norms, "factor") * memory.mean, jnp.inf)
+        none = no_limit(norms.dtype)
+        limits = jnp.where(memory.seen > 0, value_at(factor, step, norms, "factor") * memory.mean, none)
         seen = jnp.minimum(memory.seen, jnp.iinfo(jnp.int32).max - 1) + 1
         rate = jnp.maximum(rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
         return limits, choose(norms > 0, RunningMeanMemory(mean, seen), memory)
 
-    return make_limit(init, update)
+    return make_limit(init, update, name="running_mean")
 
 
 def clip_by_running_mean(
@@ -82,6 +84,7 @@ def clip_by_running_mean(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a multiple of the running mean of the norms.
 
@@ -95,6 +98,8 @@ def clip_by_running_mean(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the mean.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `RunningMeanMemory`.
@@ -118,4 +123,4 @@ def clip_by_running_mean(
 
     `adagc` is this with a factor of 1.05 per tensor, and another beginning.
     """
-    return clip(resolve_measure(per, norm), running_mean(factor, decay=decay), shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), running_mean(factor, decay=decay), shape, nonfinite=nonfinite, mask=mask)

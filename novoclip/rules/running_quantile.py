@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import is_limit, no_limit
 
 FORMS = ("geometric", "arithmetic")
 
@@ -76,7 +77,7 @@ def running_quantile(
     geometric = form == "geometric"
 
     def init(norms: Any) -> QuantileMemory:
-        return QuantileMemory(jnp.full(norms.shape, jnp.inf, norms.dtype))
+        return QuantileMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -84,17 +85,17 @@ def running_quantile(
         del param_norms, extra
         first = norms if initial is None else value_at(initial, step, norms, "initial")
         first = jnp.where(first > 0, first, 1)
-        begun = memory.estimate < jnp.inf
+        begun = is_limit(memory.estimate)
         estimate = jnp.where(begun, memory.estimate, jnp.log(first) if geometric else first)
         # Before the first step the limit is `initial` itself, not the exponential of its logarithm.
         limits = jnp.where(begun, jnp.exp(estimate), first) if geometric else estimate
-        limits = jnp.where(begun | (norms > 0), limits, jnp.inf)
+        limits = jnp.where(begun | (norms > 0), limits, no_limit(norms.dtype))
         within = (norms <= limits).astype(norms.dtype)
         moved = estimate - value_at(rate, step, norms, "rate") * (within - value_at(quantile, step, norms, "quantile"))
         moved = moved if geometric else jnp.maximum(moved, 0)
-        return limits, choose(norms > 0, QuantileMemory(jax.lax.stop_gradient(moved)), memory)
+        return limits, choose(norms > 0, QuantileMemory(moved), memory)
 
-    return make_limit(init, update)
+    return make_limit(init, update, name=f"running_quantile(form={form!r})")
 
 
 def clip_by_running_quantile(
@@ -107,6 +108,7 @@ def clip_by_running_quantile(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip at a quantile of the norms that is tracked in one number a block.
 
@@ -124,6 +126,8 @@ def clip_by_running_quantile(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither moves the estimate.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `QuantileMemory`.
@@ -149,4 +153,4 @@ def clip_by_running_quantile(
     one gradient of a step. Their noise is not added.
     """
     limit = running_quantile(quantile, rate=rate, form=form, initial=initial)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
-from novoclip.clipping import ClipState, advance_element_counts, clip, new_norm, start_counts
+from novoclip.clipping import ClipState, advance_element_counts, check_counts, clip, new_norm, start_counts
 from novoclip.granularity import resolve_fixed
 from novoclip.limits import Limit, choose, make_limit
+from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
+from novoclip.origin import check_origin, made_by
+from novoclip.ranges import limits_as, no_limit
 from novoclip.safe_math import hypotenuse, ratio
 
 FORMS = ("inverse", "proportional")
@@ -84,14 +87,14 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         if form == "inverse":
             root = learn(norms, rate)
             limits = ratio(scale, jnp.where(root > 0, root, 1))
-            return jnp.where(root > 0, limits, jnp.inf), SecondMomentMemory(root, ())
-        limits = jnp.where(memory.seen > 0, scale * before, jnp.inf)
+            return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentMemory(root, ())
+        limits = jnp.where(memory.seen > 0, scale * before, no_limit(norms.dtype))
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
         seen = memory.seen + (memory.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
         root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
         return limits, choose(norms > 0, SecondMomentMemory(root, seen), memory)
 
-    return make_limit(init, update)
+    return make_limit(init, update, name=f"second_moment(form={form!r})")
 
 
 def clip_by_second_moment(
@@ -103,6 +106,7 @@ def clip_by_second_moment(
     shape: str = "hard",
     nonfinite: str = "zero",
     count: bool = False,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip each number to a limit that adapts to the second moment v.
 
@@ -129,6 +133,8 @@ def clip_by_second_moment(
         "propagate" passes it on. Neither enters v.
       count: whether to keep `fraction`, `clipped` and `nonfinite` in the state, which
         takes one more pass over the gradients.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `SecondMomentMemory`.
@@ -160,8 +166,9 @@ def clip_by_second_moment(
     check_flag("count", count)
     blocks = resolve_fixed(per, "rms", elements=True)
     if blocks.elementwise:
-        return clip(blocks, limit, shape, nonfinite=nonfinite, count=count)
+        return clip(blocks, limit, shape, nonfinite=nonfinite, count=count, mask=mask)
     by_block = clip(blocks, limit, shape, nonfinite=nonfinite, count=False)
+    origin = made_by(f"{limit.name} per {blocks.name}")
 
     def init(params: optax.Params) -> ClipState:
         state = by_block.init(params)
@@ -170,18 +177,22 @@ def clip_by_second_moment(
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        _, state = by_block.update(updates, state, params, **extra)
+        check_origin(state, ClipState, origin)
+        check_counts(state, counting=count)
+        blank = state._replace(fraction=(), clipped=(), nonfinite=())
+        _, new = by_block.update(updates, blank, params, **extra)
+        state = new._replace(fraction=state.fraction, clipped=state.clipped, nonfinite=state.nonfinite)
         # Not from the state, whose dtype may be narrower than the gradients'.
         finite = jnp.isfinite(blocks.norms(updates))
-        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else jnp.inf)
+        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else no_limit(state.limits.dtype))
         sizes = ELEMENTS.norms(updates)
         spread = [blocks.spread(values, sizes) for values in (bounds, finite)]
         limits, usable = (jax.tree.map(broadcast_like, values, sizes) for values in spread)
-        limits = jax.tree.map(lambda c, n: c.astype(n.dtype), limits, sizes)
+        limits = jax.tree.map(lambda c, n: limits_as(c, n.dtype), limits, sizes)
         new = jax.tree.map(lambda n, c: new_norm(n, c, shape, nonfinite, elementwise=True), sizes, limits)
         if count:
             known = jax.tree.map(lambda n, ok: jnp.where(ok, n, jnp.nan), sizes, usable)
             state = advance_element_counts(state, known, limits)
         return ELEMENTS.rescale(updates, sizes, new), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return masked(optax.GradientTransformationExtraArgs(init, update), mask)

@@ -1,6 +1,7 @@
 """Clipping of singular values."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def singular_values(stacked: Stacked = 0) -> Measure:
             replaced.append(_with_values(stack, before, after).reshape(leaf.shape))
         return with_numbers(tree, replaced)
 
-    return Measure(norms, rescale)
+    return Measure(norms, rescale, name="singular value")
 
 
 def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -110,6 +111,7 @@ def clip_by_spectral_norm(
     stacked: Stacked = 0,
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip the singular values of each matrix (spectral clipping; SPECTRA).
 
@@ -124,6 +126,8 @@ def clip_by_spectral_norm(
       shape: "hard", "algebraic", "tanh", "arctan", "smooth", "normalize" (all singular values
         become c) or "drop".
       nonfinite: "zero" sets a matrix that is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `norms` are the singular values.
@@ -149,4 +153,4 @@ def clip_by_spectral_norm(
     c / sqrt(2). Singular values cost more: this is for matrices up to some thousands. Its derivative is that of
     `jnp.linalg.svd`, which is not finite where two singular values are equal.
     """
-    return clip(singular_values(stacked), constant(max_norm, name="max_norm"), shape, nonfinite=nonfinite)
+    return clip(singular_values(stacked), constant(max_norm, name="max_norm"), shape, nonfinite=nonfinite, mask=mask)

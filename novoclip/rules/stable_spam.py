@@ -12,6 +12,7 @@ from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, ratio, square_root
 
 
@@ -59,9 +60,9 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
         weight, share = _rate(memory, rate_at(decay, step, norms, "decay"))
         mean = memory.mean + share * (norms - memory.mean)
         learned = choose(norms > 0, AverageMemory(mean, weight), memory)
-        return jnp.where(weight > 0, mean, jnp.inf), learned
+        return jnp.where(weight > 0, mean, no_limit(norms.dtype)), learned
 
-    return make_limit(_empty, update)
+    return make_limit(_empty, update, name="adaclip")
 
 
 def _spikes(per: str | Measure) -> Measure:
@@ -80,7 +81,7 @@ def _spikes(per: str | Measure) -> Measure:
 
 
 def adaclip(
-    decay: Schedulable = 0.999, *, per: str | Measure = "tensor", nonfinite: str = "zero"
+    decay: Schedulable = 0.999, *, per: str | Measure = "tensor", nonfinite: str = "zero", mask: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Scale down the numbers of a tensor that are beyond the average of its maxima (AdaClip of Stable-SPAM).
 
@@ -93,6 +94,8 @@ def adaclip(
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
         Neither enters the mean.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is an `AverageMemory`.
@@ -118,7 +121,7 @@ def adaclip(
     authors' code corrects the bias with a step counter that their momentum reset sets back, which
     switches the rule off for hundreds of steps; the counter here is its own.
     """
-    return clip(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite)
+    return clip(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite, mask=mask)
 
 
 def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit:
@@ -138,7 +141,7 @@ def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit
         learned = RootRatioMemory(AverageMemory(mean, weight), AverageMemory(root, root_weight))
         return ratio(mean, jnp.where(size > 0, size, 1)), choose(norms > 0, learned, memory)
 
-    return make_limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update)
+    return make_limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update, name="adagn")
 
 
 def adagn(
@@ -149,6 +152,7 @@ def adagn(
     per: str | Measure = "tensor",
     norm: str = "l2",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replace each tensor's norm by its running mean over its running root mean square (AdaGN, GradientStabilizer).
 
@@ -167,6 +171,8 @@ def adagn(
       norm: "l1", "l2", "max" or "rms".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the means.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `RootRatioMemory`.
@@ -193,4 +199,4 @@ def adagn(
 
     In Stable-SPAM it follows `adaclip` and precedes Adam.
     """
-    return clip(resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite)
+    return clip(resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite, mask=mask)

@@ -11,6 +11,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import ratio
 
 
@@ -60,9 +61,9 @@ def trust_ratio(
         by = value_at(rate, step, norms, "learning_rate")
         usable = (sizes > 0) & (by > 0)
         limits = ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
-        return jnp.where(usable, limits, jnp.inf), memory
+        return jnp.where(usable, limits, no_limit(norms.dtype)), memory
 
-    return make_limit(lambda _: (), update, needs_params=True)
+    return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")
 
 
 def clip_by_trust_ratio(
@@ -75,6 +76,7 @@ def clip_by_trust_ratio(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip each tensor's step, or set its length, in proportion to the norm of its weights (LARS, LARC, LAMB, LUC).
 
@@ -98,6 +100,8 @@ def clip_by_trust_ratio(
       norm: "l1", "l2", "max" or "rms".
       shape: "hard", "normalize", "tanh", "arctan", "algebraic", "smooth" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; its `update` needs the parameters.
@@ -124,4 +128,4 @@ def clip_by_trust_ratio(
     then moves nothing. Here weights of 0 are free.
     """
     limit = trust_ratio(coefficient, learning_rate=learning_rate, min_norm=min_norm, max_norm=max_norm)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -1,5 +1,7 @@
 """Clipping of each number."""
 
+from typing import Any
+
 import optax
 
 from novoclip.arguments import Schedulable
@@ -9,7 +11,7 @@ from novoclip.limits import constant
 
 
 def clip_by_value(
-    max_delta: Schedulable, *, shape: str = "hard", nonfinite: str = "zero", count: bool = False
+    max_delta: Schedulable, *, shape: str = "hard", nonfinite: str = "zero", count: bool = False, mask: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Clip each number to [-max_delta, max_delta].
 
@@ -23,6 +25,8 @@ def clip_by_value(
       nonfinite: "zero" sets NaN to 0; "propagate" passes it on.
       count: whether to keep `fraction`, `clipped` and `nonfinite` in the state, which
         takes one more pass over the gradients.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
@@ -45,4 +49,4 @@ def clip_by_value(
     Differs from `optax.clip` in NaN (kept there) and in complex numbers.
     """
     limit = constant(max_delta, name="max_delta")
-    return clip(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count)
+    return clip(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count, mask=mask)

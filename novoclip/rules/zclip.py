@@ -12,6 +12,7 @@ from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
+from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, square_root
 
 MODES = ("adaptive_scaling", "mean", "percentile")
@@ -119,7 +120,7 @@ def z_score(
             replacement = value_at(clip_factor, step, norms, "clip_factor") * replacement
         else:
             replacement = memory.mean if mode == "mean" else edge
-        bound = jnp.where(warm, jnp.where(spike, replacement, edge), jnp.inf)
+        bound = jnp.where(warm, jnp.where(spike, replacement, edge), no_limit(norms.dtype))
 
         released = memory.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
         learned = jnp.where(spike & ~released, replacement, norms)
@@ -136,7 +137,7 @@ def z_score(
         spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
         return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
 
-    return make_limit(init, update)
+    return make_limit(init, update, name=f"z_score(warmup={warmup})")
 
 
 def zclip(
@@ -154,6 +155,7 @@ def zclip(
     norm: str = "l2",
     shape: str = "hard",
     nonfinite: str = "zero",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip norms that lie far above their running mean, measured in deviations (ZClip).
 
@@ -182,6 +184,8 @@ def zclip(
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
         on. Neither enters the memory.
+      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
+        returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose memory is a `ZScoreMemory`.
@@ -217,4 +221,4 @@ def zclip(
         release=release,
         eps=eps,
     )
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite)
+    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

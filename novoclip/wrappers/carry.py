@@ -11,6 +11,7 @@ from novoclip.clipping import count_up
 from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.mesh import shapes_of, zeros_like
+from novoclip.origin import check_origin, made_by
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
 
@@ -23,12 +24,14 @@ class CarryState(NamedTuple):
       carry: a tree like the parameters, in at least float32: what clipping has held back so far,
         or, for `clip21`, the estimate of the gradient.
       inner: the rule's own.
+      origin: which of the two made the state; it holds no array.
     """
 
     steps: jax.Array
     nonfinite: jax.Array
     carry: Any
     inner: Any
+    origin: Any = ()
 
 
 def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -69,7 +72,7 @@ def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
         updates, state = rule(total)
         return total, updates, lambda sent: jax.tree.map(_difference, total, sent), state
 
-    return _with_carry(inner, step)
+    return _with_carry(inner, step, "uclip")
 
 
 def clip21(
@@ -115,21 +118,24 @@ def clip21(
         sent = estimate if axis_name is None else jax.lax.pmean(estimate, axis_name)
         return ahead, sent, lambda _: estimate, state
 
-    return _with_carry(inner, step, axis_name)
+    return _with_carry(inner, step, "clip21", axis_name)
 
 
-def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.GradientTransformationExtraArgs:
-    rule, whole = checked_inner(inner), resolve_measure("tree")
+def _with_carry(
+    inner: Any, step: Any, name: str, axis_name: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    rule, whole, origin = checked_inner(inner), resolve_measure("tree"), made_by(name)
 
     def init(params: optax.Params) -> CarryState:
         shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
         carry = jax.tree.map(zeros_like, shapes)
-        return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params))
+        return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params), origin)
 
     def update(
         updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CarryState]:
         reject_integers(updates)
+        check_origin(state, CarryState, origin)
         entering, sent, carry_of, memory = step(
             jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
         )
@@ -149,7 +155,7 @@ def _with_carry(inner: Any, step: Any, axis_name: str | None = None) -> optax.Gr
             (state.carry, state.inner),
         )
         steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
-        return sent, CarryState(steps, nonfinite, carry, memory)
+        return sent, CarryState(steps, nonfinite, carry, memory, state.origin)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -80,7 +80,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None:
-    shapes = {path.keys: jnp.shape(leaf) for path, leaf in leaves_with_paths(params)}
+    shapes = {path.keys: jnp.shape(leaf) for path, leaf in leaves_with_paths(params) if is_measured(leaf)}
     counts = []
     for path, leaf in leaves_with_paths(updates):
         if not jnp.ndim(leaf):

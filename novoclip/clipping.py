@@ -67,7 +67,7 @@ def clip(
     Args:
       measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
         norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
-      limit: how large each block may be: `constant(1.0)`, or a rule with a memory.
+      limit: how large each block may be: `constant(1.0)`, or a rule with a memory. Schedules count every update.
       shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
         "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).

@@ -85,7 +85,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
 
     Args:
       value: at least 0, in the gradients' units: a float, an array (a scalar, or a vector
-        with an entry a block), or a schedule `step -> value`.
+        with an entry a block), or a schedule `step -> value`, which counts every update of the rule, from 0.
       name: what error messages call the value.
 
     Returns:

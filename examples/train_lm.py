@@ -346,7 +346,8 @@ def parse_arguments(argv):
         parser.error(str(error))
     # Its length and words change with every version, and the losses with them.
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    options.source = str(options.text) if options.text else f"the manual of Python {version}; that of another version gives other numbers"
+    manual = f"the manual of Python {version}; that of another version gives other numbers"
+    options.source = str(options.text) if options.text else manual
     if len(options.characters) < 1000:
         parser.error(f"--text {options.text}: needs at least 1000 characters, has {len(options.characters)}")
     return options

@@ -58,9 +58,7 @@ class Limit(NamedTuple):
     name: str = "a Limit"
 
 
-def make_limit(
-    init: Callable[[Any], Any], update: LimitUpdate, *, needs_params: bool = False, name: str = "a Limit"
-) -> Limit:
+def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False) -> Limit:
     """Return a Limit that says what to write where it stands in place of a transform.
 
     Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters

@@ -48,7 +48,10 @@ class Measure(NamedTuple):
 
 
 def blocks_of(
-    layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, name: str, check: Callable[[Any], None] = lambda _: None
+    layout_of: Callable[[list[NamedLeaf]], Layout],
+    norm: str,
+    name: str,
+    check: Callable[[Any], None] = lambda _: None,
 ) -> Measure:
     """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
 

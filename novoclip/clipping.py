@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.copies import check_copies
 from novoclip.counting import count_in_a_row, count_up
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
-from novoclip.limits import Limit, kept_where_not_finite, over_leaves
+from novoclip.limits import Limit, kept_where_not_finite
 from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.mesh import across_devices, leaf_axes, shards
 from novoclip.origin import check_origin, made_by
+from novoclip.per_element import over_leaves
 from novoclip.ranges import limits_as, no_limit
 from novoclip.shapes import CUTS, SHAPES, is_beyond
 
@@ -70,7 +70,7 @@ def clip(
     Args:
       measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
         norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
-      limit: how large each block may be: `constant(1.0)`, or a rule with a memory.
+      limit: how large each block may be: `constant(1.0)`, or a rule with a memory. Schedules count every update.
       shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
         "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).
@@ -110,15 +110,13 @@ def clip(
     counting = blockwise if count is None else count
     advance = kept_where_not_finite(limit, elementwise=not blockwise)
     if not blockwise:
-        advance = over_leaves(advance)
+        advance = over_leaves(advance, measure.max_copies)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
 
     origin = made_by(f"{limit.name} per {measure.name}")
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
-        if not blockwise:
-            check_copies(limit, norms, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),

@@ -86,7 +86,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
 
     Args:
       value: at least 0, in the gradients' units: a float, an array (a scalar, or a vector
-        with an entry a block), or a schedule `step -> value`.
+        with an entry a block), or a schedule `step -> value`, which counts every update of the rule, from 0.
       name: what error messages call the value.
 
     Returns:
@@ -237,41 +237,3 @@ def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
         msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
         raise ValueError(msg)
-
-
-def over_leaves(limit: Limit) -> Limit:
-    """Return the Limit that applies another to each leaf of a tree of norms.
-
-    Its memory holds, for each array of the other's memory, one tree like the parameters,
-    which is what sharding and checkpointing tools look for.
-    """
-    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
-
-    def regroup(memories: list[Any], outer: Any) -> Any:
-        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
-        trees = (
-            [outer.unflatten(column) for column in columns]
-            if memories
-            else [outer.unflatten([])] * memory_tree.num_leaves
-        )
-        return memory_tree.unflatten(trees)
-
-    def init(norms: Any) -> Any:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        return regroup([limit.init(leaf) for leaf in leaves], outer)
-
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        try:
-            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
-        except ValueError as error:
-            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
-            raise ValueError(msg) from error
-        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
-        sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
-        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
-        return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
-
-    return Limit(init, update, limit.needs_params, limit.name)

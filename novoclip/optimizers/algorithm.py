@@ -160,10 +160,7 @@ def _transform(
         if clip is None and jax.tree.leaves(state.clip):
             msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
             raise ValueError(msg)
-        if nonfinite == "propagate":
-            bad = jnp.zeros(getattr(state.leaf_steps, "shape", 0), bool)
-        else:
-            bad = in_place(~finite_leaves(updates), updates, updates, params, state.leaf_steps)
+        bad = _bad_leaves(updates, params, state.leaf_steps, nonfinite)
         finite = ~jnp.any(bad)
         params = with_gradients(params, updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
@@ -201,6 +198,13 @@ def _transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:
+    """Return which leaves are not finite; under "propagate" nobody looks."""
+    if nonfinite == "propagate":
+        return jnp.zeros(getattr(leaf_steps, "shape", 0), bool)
+    return in_place(~finite_leaves(updates), updates, updates, params, leaf_steps)
 
 
 def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:

@@ -1,6 +1,7 @@
 """Gradient clipping for JAX: every rule an Optax transform that tells what it did."""
 
-from novoclip.clipping import ClipState, clip
+from novoclip.clip_state import ClipState
+from novoclip.clipping import clip
 from novoclip.granularity import elements, groups, resolve_measure, tensors, units
 from novoclip.guards import (
     NonfiniteState,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from novoclip.clipping import ClipState
+from novoclip.clip_state import ClipState
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spikes import SpikeState
 from novoclip.leaves import is_measured

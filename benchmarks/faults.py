@@ -22,6 +22,7 @@ from tests.cases import CASES, Case
 # Fields of states that say what happened, and are not read by the next step.
 LOGS = ("steps", "norms", "norm", "limits", "limit", "value_limit", "fraction", "clipped", "nonfinite")
 LOGS = (*LOGS, "skipped", "released", "spikes_in_a_row", "leaf_steps", "leaf_last")
+LOGS = (*LOGS, "nonfinite_in_a_row", "skipped_in_a_row")
 CHOICES = ("per", "norm", "shape", "nonfinite", "form", "mode", "learn", "policy")
 COUNTS = ("window", "warmup")
 NOT_FINITE = "NaN or inf out"

@@ -35,9 +35,13 @@ def statistics_line(run, i, width):
     return line
 
 
-def result_table(runs):
+def result_table(runs, source):
     table = Table(
-        "optimizer", title="Validation loss in nats a character, and what the storm did", title_justify="left"
+        "optimizer",
+        title="Validation loss in nats per character, and what the storm did",
+        title_justify="left",
+        caption=f"text: {source}",
+        caption_justify="left",
     )
     for heading in ("clean", "stormed", "steps\nclipped", "largest norm\nseen", "largest norm\nlet through"):
         table.add_column(heading, justify="right")
@@ -54,7 +58,7 @@ def result_table(runs):
 
 
 def has_rule(run):
-    return any(name.split("/")[1] == "rule" and not name.startswith("optimizer/") for name in run.chunks[0])
+    return any("/rule/" in name and not name.startswith("optimizer/") for name in run.chunks[0])
 
 
 def validation_cell(run):
@@ -91,7 +95,7 @@ def draw(runs, rule_text, path):
     draw_loss(top, ruled, color="tab:blue", linewidth=1)
     draw_norms(bottom, ruled)
     measured = max(len(run.column("loss")) for run in (alone, ruled) if run.chunks)
-    top.set(xlim=(-measured / 50, measured * 1.02), ylabel="training loss\n(nats a character)")
+    top.set(xlim=(-measured / 50, measured * 1.02), ylabel="training loss\n(nats per character)")
     bottom.set(xlabel="step", ylabel=f"norm of the gradient\n({ruled.name})")
     for panel in (top, bottom):
         shade_storm(panel, ruled.weather)

@@ -7,6 +7,9 @@
 A transformer of 116,000 parameters learns to predict the next character of English text.
 Both optimizers train it twice from the same start: on clean gradients, and through a storm,
 in which a few gradients arrive 1000 times too large and a few batches have random targets.
+
+The text is the reference manual that the Python in use carries, so that the numbers differ a little from one
+version of Python to the next, as they do between versions of JAX; `--text` gives another.
 """
 
 import argparse
@@ -341,6 +344,10 @@ def parse_arguments(argv):
         options.out.mkdir(parents=True, exist_ok=True)
     except (OSError, UnicodeDecodeError) as error:
         parser.error(str(error))
+    # Its length and words change with every version, and the losses with them.
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    manual = f"the manual of Python {version}; that of another version gives other numbers"
+    options.source = str(options.text) if options.text else manual
     if len(options.characters) < 1000:
         parser.error(f"--text {options.text}: needs at least 1000 characters, has {len(options.characters)}")
     return options
@@ -366,7 +373,7 @@ def main(argv=None):
     if any(run.chunks for run in runs):
         stem = "storm" if options.optimizer_name == "adam" else f"storm_{options.optimizer_name}"
         picture, history = (options.out / f"{stem}_{options.rule.name}.{ending}" for ending in ("png", "csv"))
-        console.print(result_table(runs))
+        console.print(result_table(runs, options.source))
         write_history(runs, history)
         draw(runs, str(options.rule), picture)
         console.print(f"Picture: {picture}\nHistory: {history}", highlight=False, soft_wrap=True)

@@ -1,8 +1,17 @@
 """Gradient clipping for JAX: every rule an Optax transform that tells what it did."""
 
-from novoclip.clipping import ClipState, clip
+from novoclip.clip_state import ClipState
+from novoclip.clipping import clip
 from novoclip.granularity import elements, groups, resolve_measure, tensors, units
-from novoclip.guards import NonfiniteState, SpikeState, guard_nonfinite, locate_nonfinite, skip_spikes
+from novoclip.guards import (
+    NonfiniteState,
+    SpikeState,
+    TrainingStoppedError,
+    check,
+    guard_nonfinite,
+    locate_nonfinite,
+    skip_spikes,
+)
 from novoclip.limits import Limit, constant, tighter
 from novoclip.measure import Measure
 from novoclip.optimizers import (
@@ -85,6 +94,7 @@ from novoclip.rules import (
 )
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
 from novoclip.telemetry import metrics
+from novoclip.upgrade import upgrade_state
 from novoclip.wrappers import CarryState, DelayedState, across_shards, clip21, per_example, start_after, uclip
 
 __all__ = [
@@ -112,6 +122,7 @@ __all__ = [
     "RunningMeanMemory",
     "SecondMomentMemory",
     "SpikeState",
+    "TrainingStoppedError",
     "ZScoreMemory",
     "acclip",
     "across_shards",
@@ -127,6 +138,7 @@ __all__ = [
     "batch_damped",
     "batch_scaled",
     "centralize",
+    "check",
     "clip",
     "clip21",
     "clip_by_deviation",
@@ -188,6 +200,7 @@ __all__ = [
     "uclip",
     "units",
     "untuned_warmup",
+    "upgrade_state",
     "z_score",
     "zclip",
 ]

@@ -1,7 +1,7 @@
 """clip(measure, limit, shape): the three answers that make a clipping rule."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
@@ -9,45 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.copies import check_copies
+from novoclip.clip_state import ClipState, advance_counts, advance_element_counts, check_counts, start_counts
+from novoclip.counting import count_up
 from novoclip.granularity import PER, resolve_measure
-from novoclip.leaves import is_measured, named_leaves, reject_integers
-from novoclip.limits import Limit, kept_where_not_finite, over_leaves
+from novoclip.leaves import is_measured, reject_integers
+from novoclip.limits import Limit, kept_where_not_finite
 from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
-from novoclip.mesh import across_devices, leaf_axes, shards
 from novoclip.origin import check_origin, made_by
+from novoclip.per_element import over_leaves
 from novoclip.ranges import limits_as, no_limit
 from novoclip.shapes import CUTS, SHAPES, is_beyond
 
 NONFINITE = ("zero", "propagate")
-
-
-class ClipState(NamedTuple):
-    """What a clipping rule knows after a step; see `novoclip.metrics` to read it.
-
-    Attributes:
-      steps: int32, steps taken; stops at the largest int32, as the other two counters do.
-      norms: norms of the last step's blocks before clipping, a scalar or a vector;
-        `()` for `per="element"`, as are `limits`.
-      limits: the blocks' limits at the last step. A block whose norm was not finite keeps its own.
-      fraction: float32, share of the blocks that were beyond their limit at the last step
-        (per element, at the last step that was finite).
-      clipped: int32, steps in which any block was.
-      nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
-        For `per="element"`, these three are `()` unless counting was asked for.
-      memory: the Limit's own.
-      origin: which rule made the state; it holds no array.
-    """
-
-    steps: jax.Array
-    norms: Any
-    limits: Any
-    fraction: Any
-    clipped: Any
-    nonfinite: Any
-    memory: Any
-    origin: Any = ()
 
 
 def clip(
@@ -67,7 +41,7 @@ def clip(
     Args:
       measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
         norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
-      limit: how large each block may be: `constant(1.0)`, or a rule with a memory.
+      limit: how large each block may be: `constant(1.0)`, or a rule with a memory. Schedules count every update.
       shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
         "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).
@@ -107,15 +81,13 @@ def clip(
     counting = blockwise if count is None else count
     advance = kept_where_not_finite(limit, elementwise=not blockwise)
     if not blockwise:
-        advance = over_leaves(advance)
+        advance = over_leaves(advance, measure.max_copies)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
 
     origin = made_by(f"{limit.name} per {measure.name}")
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
-        if not blockwise:
-            check_copies(limit, norms, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
@@ -169,58 +141,6 @@ def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, e
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
     return jnp.where(known, new, norm)
-
-
-def start_counts(state: ClipState) -> ClipState:
-    """Return the state with its three counts at 0."""
-    return state._replace(
-        fraction=jnp.zeros((), jnp.float32), clipped=jnp.zeros((), jnp.int32), nonfinite=jnp.zeros((), jnp.int32)
-    )
-
-
-def check_counts(state: ClipState, *, counting: bool) -> None:
-    """Raise if a state has counts and the rule does not count, or the other way round."""
-    if isinstance(state.clipped, tuple) == counting:
-        msg = f"this state was made with count={not counting}, the rule with count={counting}: call init again"
-        raise ValueError(msg)
-
-
-def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
-    """Return the state with this step's norms, compared with their limits, counted."""
-    finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & is_beyond(norms, limits)
-    return state._replace(
-        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
-        clipped=count_up(state.clipped, jnp.any(beyond)),
-        nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
-    )
-
-
-def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipState:
-    """Return the state with this step's numbers counted, or the step as not finite if any is not."""
-
-    # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
-    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
-    def term(n: jax.Array, c: jax.Array) -> jax.Array:
-        excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
-        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))
-
-    leaves = named_leaves(norms)
-    over = [leaf_axes(*leaf) for leaf in leaves]
-    terms = across_devices(jax.tree.leaves(jax.tree.map(term, norms, limits)), over, jnp.sum)
-    size = sum(leaf.size * shards(axes) for (_, leaf), axes in zip(leaves, over, strict=True))
-    beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
-    finite = jnp.isfinite(beyond)
-    return state._replace(
-        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
-        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
-        nonfinite=count_up(state.nonfinite, ~finite),
-    )
-
-
-def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
-    """Return the counter, one higher if the condition holds, at most the largest int32."""
-    return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
 def _checked_limit(measure: Any, limit: Any) -> Limit:

@@ -171,7 +171,6 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
     def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
         return tuple(range(layer.ndim))
 
-    check_choice("norm", norm, NORMS)
     return _slices(None, all_axes, norm, stacked, specs, "tensor")
 
 
@@ -209,23 +208,23 @@ def units(
       >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
       [5. 1.]
     """
-    check_choice("norm", norm, NORMS)
     return _slices(axes, resolve_axes(axes), norm, stacked, specs, "unit")
 
 
 def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str) -> Measure:
     """Return the Measure of the slices of layers; `axes` is the argument that they come from, to check it."""
+    check_choice("norm", norm, NORMS)
     layers, spec = resolve_stacked(stacked), resolve_specs(specs)
     axes_of = within_layers(axes_of_layer, layers.at)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        shards = tuple(shards_of(name, leaf, spec.at(name, leaf)) for name, leaf in leaves)
+        shards = tuple(shards_of(path, leaf, spec.at(path, leaf)) for path, leaf in leaves)
         return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=shards)
 
     def check(tree: Any) -> None:
         layers.check(tree)
         spec.check(tree)
-        reducible = [(name, leaf) for name, leaf in named_leaves(tree) if leaf.ndim > layers.at(name, leaf)]
+        reducible = [(path, leaf) for path, leaf in named_leaves(tree) if leaf.ndim > layers.at(path, leaf)]
         check_axes(axes, axes_of, reducible, tree)
 
     return blocks_of(layout, norm, name, check)

@@ -48,17 +48,20 @@ class Limit(NamedTuple):
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
-      name: what error messages call it, with the arguments that its memory depends on: a state made with
-        one name is refused by a rule with another.
+      name: what error messages call it, with what its memory depends on: a state made under another is refused.
+      signed: whether it also works for negative numbers, such as losses.
     """
 
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
     name: str = "a Limit"
+    signed: bool = False
 
 
-def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False) -> Limit:
+def make_limit(
+    init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False, signed: bool = False
+) -> Limit:
     """Return a Limit that says what to write where it stands in place of a transform.
 
     Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters
@@ -75,7 +78,7 @@ def make_limit(init: Callable[[Any], Any], update: LimitUpdate, *, name: str, ne
             raise TypeError(NO_TRANSFORM)
         return update(norms, memory, param_norms, **extra)
 
-    return Limit(of_norms, at_a_step, needs_params, name)
+    return Limit(of_norms, at_a_step, needs_params, name, signed)
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -83,7 +86,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
 
     Args:
       value: at least 0, in the gradients' units: a float, an array (a scalar, or a vector
-        with an entry a block), or a schedule `step -> value`.
+        with an entry a block), or a schedule `step -> value`, which counts every update of the rule, from 0.
       name: what error messages call the value.
 
     Returns:
@@ -107,7 +110,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return make_limit(lambda _: (), update, name="constant")
+    return make_limit(lambda _: (), update, name="constant", signed=True)
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -148,6 +151,7 @@ def tighter(*limits: Limit) -> Limit:
         update,
         needs_params=any(limit.needs_params for limit in limits),
         name=f"tighter({', '.join(limit.name for limit in limits)})",
+        signed=all(limit.signed for limit in limits),
     )
 
 
@@ -161,12 +165,11 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(each, new, old)
 
 
-def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
+def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
     """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
-    Limit sees them in the memory's dtype, and its limits come back in theirs.
-
+    Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
     A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While all that a block
     remembers is NaN, a limit that is NaN is none.
     """
@@ -207,7 +210,8 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool) -> Limit:
         else:
             spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
-        return limits_as(jnp.maximum(without_infinity(limits), 0), norms.dtype), choose(known, learned, memory)
+        limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
+        return limits_as(limits, norms.dtype), choose(known, learned, memory)
 
     return Limit(init, update, limit.needs_params, limit.name)
 
@@ -233,41 +237,3 @@ def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
         msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
         raise ValueError(msg)
-
-
-def over_leaves(limit: Limit) -> Limit:
-    """Return the Limit that applies another to each leaf of a tree of norms.
-
-    Its memory holds, for each array of the other's memory, one tree like the parameters,
-    which is what sharding and checkpointing tools look for.
-    """
-    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
-
-    def regroup(memories: list[Any], outer: Any) -> Any:
-        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
-        trees = (
-            [outer.unflatten(column) for column in columns]
-            if memories
-            else [outer.unflatten([])] * memory_tree.num_leaves
-        )
-        return memory_tree.unflatten(trees)
-
-    def init(norms: Any) -> Any:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        return regroup([limit.init(leaf) for leaf in leaves], outer)
-
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        leaves = jax.tree.leaves(norms)
-        outer: Any = jax.tree.structure(norms)
-        try:
-            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
-        except ValueError as error:
-            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
-            raise ValueError(msg) from error
-        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
-        sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
-        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
-        return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
-
-    return Limit(init, update, limit.needs_params, limit.name)

@@ -55,5 +55,14 @@ def hides_leaves(tree: Any) -> bool:
     return any(_is_hidden(node) for _, node in leaves_with_paths(tree, is_leaf=_is_hidden))
 
 
+def is_part(tree: Any) -> bool:
+    """Whether a pytree is what `optax.masked` and `optax.partition` show of another."""
+    return any(_is_masked(node) for _, node in leaves_with_paths(tree, is_leaf=_is_masked))
+
+
 def _is_hidden(node: Any) -> bool:
-    return node is None or isinstance(node, optax.MaskedNode)
+    return node is None or _is_masked(node)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

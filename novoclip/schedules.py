@@ -1,4 +1,9 @@
-"""Learning-rate rules that Optax lacks; the README shows the others beside them."""
+"""Learning-rate rules that Optax lacks; the README shows the others beside them.
+
+Which steps a schedule counts is up to who evaluates it. The optimizers of this package count the steps that they did
+not skip. Rules, and Optax's own transforms, count every update. Within a guard, or an optimizer's `clip=`, a skipped
+step is no update.
+"""
 
 from collections.abc import Callable
 
@@ -26,7 +31,8 @@ def inverse_time_decay(
       staircase: whether time is counted in whole units.
 
     Returns:
-      A function from a step to the value, a float32 scalar.
+      A function from a step to the value, a float32 scalar. The optimizers of this package count the steps that
+      were not skipped, rules and Optax's transforms all steps.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -60,7 +66,8 @@ def untuned_warmup(learning_rate: Schedulable, b2: float = 0.999, *, form: str =
       form: "linear" or "exponential".
 
     Returns:
-      A function from a step, which counts from 0, to the learning rate.
+      A function from a step, which counts from 0, to the learning rate. The optimizers of this package count the
+      steps that were not skipped, Optax's all steps.
 
     Raises:
       TypeError: if an argument has the wrong type.

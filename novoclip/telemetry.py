@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from novoclip.clipping import ClipState
+from novoclip.clip_state import ClipState
 from novoclip.guards import NonfiniteState, SpikeState
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.paths import make_path

@@ -17,6 +17,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+import novoclip
+from novoclip import upgrade
 from tests import interrupted, programs, worker
 from tests.states import save
 from tests.states.rules import RULES
@@ -165,9 +167,24 @@ FOLDERS = [path.parent for path in save.HERE.glob("*/structure.json")]
 VERSIONS = sorted((folder.name for folder in FOLDERS), key=lambda name: [int(part) for part in name.split(".")])
 
 
-def assert_saved(arrays, kind, tree):
+def assert_saved(arrays, kind, tree, added=()):
     for path, leaf in save.leaves_by_path(tree).items():
+        if path in added:
+            continue
         np.testing.assert_allclose(leaf, arrays[f"{kind} {path}"], rtol=1e-5, atol=1e-7, err_msg=f"{kind} {path}")
+
+
+def nested(arrays, state, described):
+    """A saved state as nested dicts, as a checkpoint restored without a target is."""
+    tree = {}
+    for keys, _ in jax.tree_util.tree_leaves_with_path(state):
+        if (path := jax.tree_util.keystr(keys)) in described:
+            *outer, last = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+            node = tree
+            for name in outer:
+                node = node.setdefault(name, {})
+            node[last] = arrays[f"state {path}"]
+    return tree
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -178,15 +195,54 @@ def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
         pytest.skip(f"not in {version}")
     first, step = save.stepping(name)
     described = {path: [str(x.dtype), list(x.shape)] for path, x in save.leaves_by_path(first).items()}
-    assert described == structure[name]
+    # Counters that were added since begin at 0; all else is as it was.
+    added = {path for path in described if path.split(".")[-1] in upgrade.ADDED} - set(structure[name])
+    assert {path: kind for path, kind in described.items() if path not in added} == structure[name]
     with np.load(save.HERE / version / "states.npz") as arrays:
         saved = {key.removeprefix(f"{name}: "): arrays[key] for key in arrays if key.startswith(f"{name}: ")}
-    loaded = jax.tree.unflatten(jax.tree.structure(first), [jnp.asarray(saved[f"state {path}"]) for path in described])
+    loaded = novoclip.upgrade_state(nested(saved, first, structure[name]), first)
+    assert jax.tree.structure(loaded) == jax.tree.structure(first)
     updates, later = step(loaded, save.STEPS)
     assert_saved(saved, "updates", updates)
-    assert_saved(saved, "later", later)
+    assert_saved(saved, "later", later, added)
     if version == VERSIONS[-1]:
-        assert_saved(saved, "state", save.after_steps(first, step))
+        assert_saved(saved, "state", save.after_steps(first, step), added)
+
+
+def without(state, names):
+    """A state of 0.1.0 as it was pickled: without the counters that were added since."""
+    if not hasattr(state, "_replace"):
+        return type(state)(without(part, names) for part in state) if isinstance(state, tuple) else state
+    parts = {name: without(part, names) for name, part in state._asdict().items()}
+    return state._replace(**parts | {name: () for name in names if name in parts})
+
+
+def test_a_state_without_the_new_counters_goes_on_and_can_be_upgraded():
+    rule = novoclip.skip_spikes(optax.chain(novoclip.clip_by_global_norm(1.0), novoclip.adam(0.1)))
+    params, gradients = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, jnp.nan])}
+    update = jax.jit(rule.update)
+    _, state = update(params, rule.init(params), params)
+    old = without(state, upgrade.ADDED)
+    assert len(jax.tree.leaves(old)) == len(jax.tree.leaves(state)) - 7
+    _, later = update(gradients, old, params)
+    assert jax.tree.structure(later) == jax.tree.structure(old)
+    assert int(later.nonfinite) == 1
+    with pytest.raises(ValueError, match=r"does not count bad steps in a row, .*: convert it by upgrade_state"):
+        novoclip.check(later)
+    assert "this state does not count leaves" in novoclip.locate_nonfinite(later, params)
+    upgraded = novoclip.upgrade_state(later, rule.init(params))
+    _, upgraded = update(gradients, upgraded, params)
+    assert novoclip.locate_nonfinite(upgraded, params).startswith("skip_spikes: w: not finite in 1 of 3 steps, last at")
+
+
+def test_what_is_no_state_of_the_optimizer_is_not_upgraded():
+    params = {"w": jnp.ones(2)}
+    state = novoclip.skip_spikes(novoclip.adam(0.1)).init(params)
+    other = novoclip.skip_spikes(novoclip.adam(0.1), novoclip.deviations_of_history()).init(params)
+    with pytest.raises(ValueError, match=r"it lacks 'norm_memory/history', .*, and has 'norm_memory/mean'"):
+        novoclip.upgrade_state(state, other)
+    with pytest.raises(ValueError, match=r"shape \(2,\) at 'inner/memory/mu/w', and this optimizer \(3,\)"):
+        novoclip.upgrade_state(state, jax.tree.map(lambda x: jnp.ones(3) if x.shape == (2,) else x, state))
 
 
 def test_the_states_of_this_version_are_saved():

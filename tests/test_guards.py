@@ -22,7 +22,8 @@ STORED = json.loads((Path(__file__).parent / "trajectories" / "rules.json").read
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(1)}
 DEFAULT = novoclip.skip_spikes(optax.sgd(1.0))
 FOR_EVER = novoclip.skip_spikes(optax.sgd(1.0), max_in_a_row=10**6)
-IN_LOOP = novoclip.skip_spikes(optax.sgd(1.0), novoclip.deviations_of_history(2.0, window=8, warmup=4), max_in_a_row=3)
+SHORT = novoclip.deviations_of_history(2.0, window=8, warmup=4)
+IN_LOOP = novoclip.skip_spikes(optax.sgd(1.0), SHORT, value_limit=SHORT, max_in_a_row=3)
 EARLY = novoclip.deviations_of_history(6.0, window=16, warmup=4)
 
 
@@ -116,7 +117,7 @@ BAD = {
 
 @pytest.mark.parametrize("inner", INNER.values(), ids=INNER.keys())
 def test_the_inner_state_is_as_if_the_step_had_not_been(inner):
-    guards = (novoclip.skip_spikes(inner, EARLY), novoclip.guard_nonfinite(inner))
+    guards = (novoclip.skip_spikes(inner, EARLY, value_limit=EARLY), novoclip.guard_nonfinite(inner))
     for guard, bad in zip(guards, (BAD, ("nan", "infinity")), strict=True):
         update = jax.jit(guard.update, donate_argnums=(1,))
         state, params, plain, expected = guard.init(PARAMS), PARAMS, inner.init(PARAMS), PARAMS
@@ -153,7 +154,7 @@ def test_nan_does_not_cause_further_skips():
     np.testing.assert_array_equal(updates[~expected], sizes[~expected])
 
 
-@pytest.mark.parametrize("by", [1.5, 10.0, 1000.0, 1e30])
+@pytest.mark.parametrize("by", [4.0, 10.0, 1000.0, 1e30])
 @pytest.mark.parametrize("kind", ["norm", "loss", "both"])
 def test_a_lasting_shift_costs_as_many_steps_as_are_left_out_in_a_row(kind, by):
     levels = np.where(np.arange(600) < 300, 1.0, by)
@@ -272,7 +273,8 @@ def test_within_multi_steps_the_mean_is_judged():
 
 def test_metrics_of_both_guards_and_of_the_rule_within():
     chain = optax.chain(novoclip.clip_by_global_norm(0.5), optax.adam(0.1))
-    optimizer = optax.chain(novoclip.guard_nonfinite(novoclip.skip_spikes(chain, EARLY)), optax.identity())
+    guard = novoclip.skip_spikes(chain, EARLY, value_limit=EARLY)
+    optimizer = optax.chain(novoclip.guard_nonfinite(guard), optax.identity())
     state = optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
     for size, value in ((1.0, 1.0), (2.0, 1.1), (1.0, 0.9), (2.0, 1.0), (100.0, 1.0), (jnp.nan, 1.0), (1.0, jnp.nan)):
@@ -318,7 +320,7 @@ def test_half_precision_comes_back_bit_for_bit(dtype):
     assert state.norm.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("value", [2, True, 1j, np.int32(1), jnp.ones(1), np.ones((2, 2))], ids=repr)
+@pytest.mark.parametrize("value", [True, np.bool_(True), "1.0", [1.0], 1j, jnp.array(1j), jnp.ones(1), np.ones((2, 2))])
 def test_a_loss_of_another_type_is_refused_by_name(value):
     optimizer = novoclip.skip_spikes(optax.sgd(0.1))
     with pytest.raises(TypeError, match="value must be the loss"):
@@ -339,6 +341,9 @@ def test_arguments_of_another_type_are_refused_by_name():
             guard(0.1)
     with pytest.raises(ValueError, match="policy"):
         novoclip.guard_nonfinite(optax.sgd(0.1), policy="zero")
+    for wrong in (1.0, True, "no", optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
+        with pytest.raises(TypeError, match="value_limit must be a Limit"):
+            novoclip.skip_spikes(optax.sgd(0.1), value_limit=wrong)
 
 
 def test_a_percentile_may_be_the_limit():
@@ -428,71 +433,6 @@ def test_finite_gradients_pass_a_guard_bit_for_bit():
         for name, leaf in extremes.items():
             assert np.asarray(updates[name]).tobytes() == np.asarray(leaf).tobytes()
         assert int(state.nonfinite) == 0
-
-
-def test_locate_names_the_leaf_how_often_and_when_last():
-    variables = linen.Sequential([linen.Dense(2), linen.Dense(1)]).init(jax.random.key(0), jnp.ones((1, 3)))
-    guard = novoclip.guard_nonfinite(optax.adam(0.1))
-    optimizer = optax.chain(optax.identity(), guard)
-    state, update = optimizer.init(variables), jax.jit(optimizer.update)
-    assert novoclip.locate_nonfinite(state, variables) == "no gradient was ever not finite in 0 steps"
-    for step in range(1, 8):
-        slopes = jax.tree.map(jnp.ones_like, variables)
-        if step in (2, 3):
-            slopes["params"]["layers_0"]["kernel"] = slopes["params"]["layers_0"]["kernel"].at[1, 1].set(jnp.nan)
-        if step == 5:
-            slopes["params"]["layers_1"]["bias"] = jnp.array([jnp.inf])
-        _, state = update(slopes, state, variables)
-    assert novoclip.locate_nonfinite(state, variables).split("\n") == [
-        "params/layers_1/bias: not finite in 1 of 7 steps, last at step 5",
-        "params/layers_0/kernel: not finite in 2 of 7 steps, last at step 3",
-    ]
-
-
-def test_locate_wants_one_guard_and_its_parameters():
-    guard = novoclip.guard_nonfinite(optax.sgd(0.1))
-    state = guard.init(PARAMS)
-    for wrong, number in ((optax.sgd(0.1).init(PARAMS), 0), ((state, state), 2)):
-        with pytest.raises(ValueError, match=f"one NonfiniteState, from guard_nonfinite; found {number}"):
-            novoclip.locate_nonfinite(wrong, PARAMS)
-    with pytest.raises(ValueError, match="params has 1 leaves with numbers, but the guard saw 2"):
-        novoclip.locate_nonfinite(state, {"kernel": PARAMS["kernel"]})
-
-
-def test_a_masked_guard_is_located_by_the_parameters_that_it_saw():
-    mask = {"kernel": True, "bias": False}
-    optimizer = optax.masked(novoclip.guard_nonfinite(optax.sgd(1.0)), mask)
-    state = optimizer.init(PARAMS)
-    bad = {"kernel": jnp.full((2, 2), jnp.nan), "bias": jnp.array([jnp.nan])}
-    updates, state = optimizer.update(bad, state, PARAMS)
-    assert not np.any(updates["kernel"])
-    assert np.isnan(updates["bias"])
-    with pytest.raises(ValueError, match="params has 2 leaves"):
-        novoclip.locate_nonfinite(state, PARAMS)
-    seen = {"kernel": PARAMS["kernel"]}
-    assert novoclip.locate_nonfinite(state, seen) == "kernel: not finite in 1 of 1 steps, last at step 1"
-
-
-def test_in_a_partition_each_guard_leaves_out_its_own_part():
-    halves = {"x": novoclip.guard_nonfinite(optax.sgd(1.0)), "y": novoclip.guard_nonfinite(optax.adam(1.0))}
-    optimizer = optax.partition(halves, {"kernel": "x", "bias": "y"})
-    updates, state = optimizer.update(
-        {"kernel": jnp.full((2, 2), jnp.nan), "bias": jnp.ones(1)}, optimizer.init(PARAMS), PARAMS
-    )
-    assert not np.any(updates["kernel"])
-    np.testing.assert_allclose(updates["bias"], -1.0, rtol=1e-5)
-    with pytest.raises(ValueError, match="found 2"):
-        novoclip.locate_nonfinite(state, PARAMS)
-    name = "guard/inner_states/{}/inner_state/nonfinite"
-    found = novoclip.metrics(state)
-    assert [int(found[name.format(part)]) for part in "xy"] == [1, 0]
-
-
-def test_gradients_that_lack_leaves_are_not_blamed_on_others():
-    params = {"a": jnp.ones(1), "b": jnp.ones(1), "c": jnp.ones(1)}
-    guard = novoclip.guard_nonfinite(optax.identity())
-    with pytest.raises(ValueError, match="leaves"):
-        guard.update({"a": jnp.array([jnp.nan]), "b": None, "c": None}, guard.init(params))
 
 
 def test_counters_stop_at_the_largest_integer():

@@ -28,6 +28,7 @@ SPECS = {
     "units": lambda specs: novoclip.clip_by_norm(1.0, per=novoclip.units("flax", specs=specs)),
     "centralize": lambda specs: novoclip.centralize(specs=specs),
 }
+ENTRIES = ({"head": 0, "layers": 1}, {"head": 0, "layers": {"bias": 1, "kernel": 1}})
 PATHS = "the paths are 'head', 'layers/bias', 'layers/kernel'|of 'head', 'layers/bias', 'layers/kernel'"
 
 
@@ -54,7 +55,7 @@ def test_an_entry_that_names_no_leaf_is_refused(name):
     for entries in ({"head": 0, "layers": 1, "tail": 0}, {"head": 0, "layers": {"bias": 1, "kernel": 1, "tail": 1}}):
         with pytest.raises(ValueError, match=f"has an entry for '.*tail'.*({PATHS})"):
             jax.eval_shape(make(entries).init, PARAMS)
-    for entries in ({"head": 0, "layers": 1}, {"head": 0, "layers": {"bias": 1, "kernel": 1}}, 1):
+    for entries in (*ENTRIES, 1):
         jax.eval_shape(make(entries).init, PARAMS)
 
 
@@ -84,9 +85,7 @@ def test_functions_that_reduce_no_axis_are_refused():
         jax.eval_shape(make(lambda path, leaf: ()).init, {"scale": jnp.ones(())})  # which has no axis
 
 
-@pytest.mark.parametrize(
-    "stacked", [in_layers, {"head": 0, "layers": 1}, {"head": 0, "layers": {"bias": 1, "kernel": 1}}]
-)
+@pytest.mark.parametrize("stacked", [in_layers, *ENTRIES])
 @pytest.mark.parametrize("name", STACKS)
 def test_what_matches_hidden_leaves_passes(name, stacked):
     rule = STACKS[name](stacked)
@@ -107,9 +106,8 @@ def test_what_matches_hidden_leaves_passes(name, stacked):
 
 
 def test_a_mask_that_selects_only_hidden_leaves_passes():
-    descent = novoclip.adam(
-        0.1, weight_decay=0.1, weight_decay_mask=functools.partial(jax.tree.map, lambda x: x.ndim > 2)
-    )
+    kernels = functools.partial(jax.tree.map, lambda x: x.ndim > 2)
+    descent = novoclip.adam(0.1, weight_decay=0.1, weight_decay_mask=kernels)
     parts = optax.partition({"x": descent, "y": descent}, {"head": "x", "layers": "y"})
     jax.eval_shape(lambda tree: parts.update(tree, parts.init(tree), tree), PARAMS)
     with pytest.raises(ValueError, match="weight_decay_mask selects no leaf, of 'head'"):

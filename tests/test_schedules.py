@@ -69,3 +69,33 @@ def test_wrong_arguments_of_schedules_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+RISING = lambda step: 1.0 + step  # noqa: E731
+NOT_FINITE = (False, True, True, False, False)
+
+
+def values_seen(transform, value_of):
+    transform = optax.with_extra_args_support(transform)
+    state = transform.init(jnp.ones(2))
+    seen = []
+    for bad in NOT_FINITE:
+        updates, state = transform.update(jnp.full(2, jnp.nan if bad else 3.0), state, jnp.ones(2), value=1.0)
+        seen.append(float(value_of(updates, state)))
+    return [value for value, bad in zip(seen, NOT_FINITE, strict=True) if not bad]
+
+
+def test_rules_count_all_updates_and_optimizers_those_that_were_not_skipped():
+    """The values 1 + step at the three finite steps of five: as documented in `clip` and in the optimizers."""
+    rule = novoclip.clip_by_norm(RISING)
+    assert values_seen(rule, lambda updates, state: state.limits[0]) == [1, 4, 5]
+    chained = optax.chain(rule, novoclip.sgd(RISING))
+    assert values_seen(chained, lambda updates, state: state[0].limits[0]) == [1, 4, 5]
+    assert values_seen(optax.scale_by_schedule(RISING), lambda updates, state: updates[0] / 3) == [1, 4, 5]
+    for descent in (novoclip.sgd(RISING), novoclip.sgd(RISING, clip=novoclip.clip_by_norm(100.0))):
+        assert values_seen(descent, lambda updates, state: -updates[0] / 3) == [1, 2, 3]
+    within = novoclip.sgd(0.1, clip=rule)
+    assert values_seen(within, lambda updates, state: state.clip.limits[0]) == [1, 2, 3]
+    for guard in (novoclip.guard_nonfinite, novoclip.skip_spikes):
+        assert values_seen(guard(rule), lambda updates, state: state.inner.limits[0]) == [1, 2, 3]
+        assert values_seen(guard(optax.scale_by_schedule(RISING)), lambda updates, state: updates[0] / 3) == [1, 2, 3]

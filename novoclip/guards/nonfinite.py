@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
-from novoclip.clipping import count_up
+from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.guards.branch import when
+from novoclip.guards.shown import show
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
-from novoclip.paths import leaves_with_paths
+from novoclip.origin import check_origin, made_by
 from novoclip.wrappers.inner import checked_inner
 
 POLICIES = ("skip", "zero_leaf", "zero_element")
@@ -26,6 +27,9 @@ class NonfiniteState(NamedTuple):
       leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite.
       leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
       inner: the optimizer's own.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row had such a gradient; `()` in a state
+        saved by 0.1.0.
+      origin: that `guard_nonfinite` made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -33,10 +37,12 @@ class NonfiniteState(NamedTuple):
     leaf_steps: jax.Array
     leaf_last: jax.Array
     inner: Any
+    nonfinite_in_a_row: Any = ()
+    origin: Any = ()
 
 
 def guard_nonfinite(
-    inner: optax.GradientTransformation, *, policy: str = "skip"
+    inner: optax.GradientTransformation, *, policy: str = "skip", mask: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Keep NaN and infinity away from an optimizer, and remember which leaf held them.
 
@@ -44,13 +50,18 @@ def guard_nonfinite(
       inner: the optimizer, with the rules in front of it.
       policy: "skip" leaves out the step: updates are zero, and `inner` is not called; "zero_leaf" sets
         each leaf that is not finite to zeros, "zero_element" each such number, and goes on.
+      mask: which leaves are searched: a pytree of booleans, a prefix of the parameters, or a function of the
+        gradients that returns one; None for all. Leaves with False, such as frozen ones, never count as
+        not finite. `inner` is given them too, with 0 in place of each number that is not finite.
 
     Returns:
       A GradientTransformation with a `NonfiniteState`.
 
     Raises:
-      TypeError: if `inner` is no GradientTransformation.
-      ValueError: if `policy` is unknown. In `update`: if the number of leaves differs from that in `init`.
+      TypeError: if `inner` is no GradientTransformation. In `update`: if an entry of the mask is no boolean.
+      ValueError: if `policy` is unknown. In `update`: if leaves are missing and nothing says which, or the mask
+        is no prefix of the gradients, or hides all. Gradients may be None where the parameters given to
+        `update` are those given to `init`.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -67,78 +78,42 @@ def guard_nonfinite(
     """
     rule = checked_inner(inner)
     check_choice("policy", policy, POLICIES)
+    origin = made_by("guard_nonfinite")
 
     def init(params: optax.Params) -> NonfiniteState:
-        leaves = sum(is_measured(leaf) for leaf in jax.tree.leaves(params))
-        zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
-        return NonfiniteState(zeros(()), zeros(()), zeros(leaves), zeros(leaves), rule.init(params))
+        show(params, mask)  # raises if the mask does not fit
+        zero = functools.partial(jnp.zeros, (), jnp.int32)
+        return NonfiniteState(zero(), zero(), *start_leaf_counts(params), rule.init(params), zero(), origin)
 
     def update(
         updates: optax.Updates, state: NonfiniteState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, NonfiniteState]:
-        reject_integers(updates)
-        good = finite_leaves(updates)
-        if good.shape != state.leaf_steps.shape:
-            kept = state.leaf_steps.size
-            msg = f"the gradients have {good.size} leaves with numbers, the parameters given to init {kept}"
-            raise ValueError(msg)
+        check_origin(state, NonfiniteState, origin)
+        shown = show(updates, mask)
+        reject_integers(shown.leaves)
+        good = finite_leaves(shown.leaves)
+        bad = in_place(~good, shown.leaves, updates, params, state.leaf_steps)
+        any_bad = jnp.any(bad)
         steps = count_up(state.steps, jnp.array(True))
         if policy == "skip":
-            sent, memory = when(
-                jnp.all(good), lambda: rule.update(updates, state.inner, params, **extra), updates, state.inner
+            sent, memory, _ = when(
+                ~any_bad, lambda: rule.update(shown.rest, state.inner, params, **extra), updates, state.inner
             )
         else:
-            sent, memory = rule.update(_cleaned(updates, good, policy), state.inner, params, **extra)
+            cleaned = shown.complete(_cleaned(shown.leaves, good, policy))
+            sent, memory = rule.update(cleaned, state.inner, params, **extra)
+        leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return sent, NonfiniteState(
             steps=steps,
-            nonfinite=count_up(state.nonfinite, ~jnp.all(good)),
-            leaf_steps=count_up(state.leaf_steps, ~good),
-            leaf_last=jnp.where(good, state.leaf_last, steps),
+            nonfinite=count_up(state.nonfinite, any_bad),
+            leaf_steps=leaf_steps,
+            leaf_last=leaf_last,
             inner=memory,
+            nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, any_bad),
+            origin=state.origin,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def locate_nonfinite(state: Any, params: optax.Params) -> str:
-    """Say in words which gradients were not finite, by the state of `guard_nonfinite`.
-
-    It reads the numbers, and so waits for the device: call it where you log.
-
-    Args:
-      state: any tree that contains one `NonfiniteState`, such as a whole optimizer state.
-      params: the parameters that the guard was given in `init`, for the names of their leaves.
-
-    Returns:
-      A line for each leaf that was ever not finite, the latest first; or a sentence that there was none.
-
-    Raises:
-      ValueError: if there is no `NonfiniteState`, or more than one, or the leaves do not fit.
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> params = {"w": jnp.zeros(2)}
-      >>> print(locate_nonfinite(guard_nonfinite(optax.sgd(0.1)).init(params), params))
-      no gradient was ever not finite in 0 steps
-    """
-    found = [
-        node
-        for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, NonfiniteState))
-        if isinstance(node, NonfiniteState)
-    ]
-    if len(found) != 1:
-        msg = f"state must contain one NonfiniteState, from guard_nonfinite; found {len(found)}"
-        raise ValueError(msg)
-    guard = found[0]
-    names = [path for path, leaf in leaves_with_paths(params) if is_measured(leaf)]
-    if len(names) != guard.leaf_steps.shape[0]:
-        msg = f"params has {len(names)} leaves with numbers, but the guard saw {guard.leaf_steps.shape[0]}"
-        raise ValueError(msg)
-    steps = int(guard.steps)
-    times, last = (vector.tolist() for vector in (guard.leaf_steps, guard.leaf_last))
-    bad = sorted((i for i in range(len(names)) if times[i]), key=lambda i: -last[i])
-    lines = [f"{names[i]}: not finite in {times[i]} of {steps} steps, last at step {last[i]}" for i in bad]
-    return "\n".join(lines) or f"no gradient was ever not finite in {steps} steps"
 
 
 def _cleaned(updates: optax.Updates, good: jax.Array, policy: str) -> optax.Updates:

@@ -1,22 +1,25 @@
-"""Steps left out because their gradient or loss is far above the latest."""
+"""Steps skipped because their gradient norm or loss is far above the latest."""
 
 import functools
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from novoclip.arguments import check_choice, check_integer
-from novoclip.clipping import count_up
+from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
-from novoclip.leaves import reject_integers
-from novoclip.limits import Limit, choose
+from novoclip.guards.losses import checked_value_limit, never_zero, scalar_loss
+from novoclip.guards.shown import show
+from novoclip.leaves import finite_leaves, is_measured, reject_integers
+from novoclip.limits import Limit, choose, kept_where_not_finite
 from novoclip.measure import norm_shapes
-from novoclip.ranges import no_limit
-from novoclip.rules.deviation import deviations_of_history
+from novoclip.origin import check_origin, made_by
+from novoclip.ranges import limits_as, no_limit
+from novoclip.rules.running_mean import running_mean
 from novoclip.wrappers.inner import checked_inner
 
 LEARN = ("good", "all")
@@ -27,16 +30,21 @@ class SpikeState(NamedTuple):
 
     Attributes:
       steps: int32, steps seen; stops at the largest int32, as the other counters do.
-      skipped: int32, steps left out, for a spike or because something was not finite.
+      skipped: int32, steps skipped, for a spike or because something was not finite.
       nonfinite: int32, those among them with a gradient norm or a loss that was not finite.
       released: int32, spikes let through, clipped, after too many in a row.
       spikes_in_a_row: int32, the latest spikes without a usual step between them.
       norm: the gradient's norm at the last step.
       limit: its limit then.
       value_limit: that of the loss, if there was one.
-      norm_memory: what the Limit learned from the norms of steps that were not left out.
-      value_memory: the same of the losses.
+      norm_memory: what the Limit learned from the norms of steps that were not skipped.
+      value_memory: the same of the losses; `()` with `value_limit=False`.
       inner: the optimizer's own.
+      leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` in a
+        state saved by 0.1.0.
+      leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
+      skipped_in_a_row: int32, how many of the latest steps in a row were skipped.
+      origin: which limits made the state; it holds no array.
     """
 
     steps: jax.Array
@@ -50,42 +58,56 @@ class SpikeState(NamedTuple):
     norm_memory: Any
     value_memory: Any
     inner: Any
+    leaf_steps: Any = ()
+    leaf_last: Any = ()
+    skipped_in_a_row: Any = ()
+    origin: Any = ()
 
 
 def skip_spikes(
     inner: optax.GradientTransformation,
     limit: Limit | None = None,
     *,
+    value_limit: Limit | bool | None = None,
     max_in_a_row: int = 16,
     learn: str = "good",
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Leave out steps whose gradient norm, or loss, lies far above those of the latest good steps.
 
-    A step is a spike if ||g|| > c, the limit of the norms of good steps before it, or if
-    `update(..., value=loss)` is given and the loss is beyond its own limit, found likewise. Then updates are
-    zero and `inner` is not called: its moments, counters and weight decay stand still. A
-    norm or loss that is not finite is always left out. Neither enters what the limits are found from.
+    A step is a spike if ||g|| > c, where `limit` finds c from the norms of the good steps before it, or if
+    `update(..., value=loss)` is given and the loss is above what `value_limit` finds from the losses of those
+    steps. Then updates are zero and `inner` is not called: its moments, counters and weight decay do not change.
+    A step whose norm or loss is not finite is always skipped. The limits learn from neither.
 
-    After `max_in_a_row` spikes without a usual step between, the level has changed: the next
-    ones go to `inner`, clipped at c, and are learned as they came, until one is no spike.
+    After `max_in_a_row` spikes without a usual step between them, the level has changed: the next spikes go to
+    `inner`, clipped at c, and the limits learn from them, until a step is no spike.
 
     Args:
-      inner: the optimizer, with the rules in front of it: `skip_spikes(optax.chain(clip, adam))`.
-      limit: any Limit; `deviations_of_history(6.0, eps=0.01)` by default, which needs 64 steps before
-        the first that it leaves out, and leaves none out within 6 % of the mean.
-      max_in_a_row: how many spikes in a row are left out, at least 1.
-      learn: "good" keeps spikes out of what the limits are found from; "all" learns
-        them as they came, as OLMo-core does, and as a quantile must, such as
-        `percentile_of_history(99.0, include_current=False, warmup=100)`: that of good steps alone would
-        leave out one in a hundred, and then one in a hundred of the rest.
+      inner: the optimizer, with the rules before it: `skip_spikes(optax.chain(clip, adam))`.
+      limit: the Limit of the norm. By default `running_mean(3.0, decay=0.9, warmup=7)`, three times the running
+        mean, which skips from the eighth norm on: docs/guards.md compares it with others on real trainings.
+      value_limit: the Limit of the loss, which must work for negative numbers too: `constant(50.0)`,
+        `deviations_of_history`, `percentile_of_history`, `z_score`, or one of your own with `signed=True`. By
+        default mean + 6 max(standard deviation, 0.01 |mean|) + 0.005, of the latest 128 losses, once there are 8.
+        `False` ignores the loss, even one that is not finite.
+      max_in_a_row: how many spikes in a row are skipped, at least 1.
+      learn: "good" keeps spikes out of what the limits are found from; "all" includes them as they came, as
+        OLMo-core does, and as a quantile needs, such as
+        `percentile_of_history(99.0, include_current=False, warmup=100)`: the quantile of good steps alone would
+        skip one step in a hundred, and then one in a hundred of the rest.
+      mask: which leaves count: a pytree of booleans, a prefix of the parameters, or a function of the gradients
+        that returns one; None for all. Leaves with False, such as frozen ones, do not enter the norm, and may hold
+        NaN. `inner` is given them too, with 0 in place of each element that is not finite.
 
     Returns:
-      A GradientTransformation with a `SpikeState`. Its `update` takes the loss as `value=`; without
-      it, as in Flax's `TrainState.apply_gradients`, norms alone decide.
+      A GradientTransformation with a `SpikeState`. Its `update` takes the loss as `value=`, a real scalar. Without
+      it, as in Flax's `TrainState.apply_gradients`, only the norm is judged. It warns of a `loss=` without a `value=`.
 
     Raises:
-      TypeError: if an argument has the wrong type, or the loss is no scalar.
-      ValueError: if `max_in_a_row` is below 1, or `learn` is unknown.
+      TypeError: if an argument has the wrong type, or the loss is no real scalar.
+      ValueError: if `max_in_a_row` is below 1, `learn` is unknown, or `value_limit` is only for norms. In `update`:
+        if the loss differs from device to device, or the mask is no prefix of the gradients, or hides all.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -104,28 +126,28 @@ def skip_spikes(
     References:
       OLMo Team, `2 OLMo 2 Furious <https://arxiv.org/abs/2501.00656>`_, 2024 (`SkipStepAdamW`).
 
-    Under `pmap`, and inside `shard_map`, all devices have to see the same gradients and the same loss:
-    average them first. With `optax.MultiSteps`, guard the whole: `skip_spikes(MultiSteps(...))`.
+    Under `pmap`, and inside `shard_map`, all devices must be given the same gradients and the same loss: average
+    them first. With `optax.MultiSteps`, guard the whole: `skip_spikes(MultiSteps(...))`.
 
-    There spikes enter the window (`learn="all"`), so that the next one passes. axlearn keeps them
-    out as we do, but may then skip for ever. Of a run that jumps to and fro between two levels every
-    step on the higher one is left out.
+    In OLMo-core spikes enter the window (`learn="all"`), so that the next one passes. axlearn keeps them
+    out as we do, but may then skip forever. If a run alternates between two levels, every step on the higher
+    one is skipped.
     """
     rule = checked_inner(inner)
+    bound, value_bound = _checked_limit(limit), checked_value_limit(value_limit)
     check_integer("max_in_a_row", max_in_a_row, low=1)
     check_choice("learn", learn, LEARN)
-    bound = deviations_of_history(6.0, eps=0.01) if limit is None else limit
-    if not isinstance(bound, Limit) or bound.needs_params:
-        msg = f"limit must be a Limit that needs no parameters; got {limit!r}"
-        raise TypeError(msg)
     tree = resolve_measure("tree")
+    judge_norm = kept_where_not_finite(bound, elementwise=False)
+    judge_value = None if value_bound is None else kept_where_not_finite(value_bound, elementwise=False, floor=None)
+    origin = made_by(f"skip_spikes(limit={bound.name}, value_limit={value_bound.name if value_bound else False})")
 
     def init(params: optax.Params) -> SpikeState:
-        norm = norm_shapes(tree, params)
-        zero, infinite = (
-            functools.partial(jnp.zeros, ()),
-            functools.partial(jnp.full, (), no_limit(norm.dtype), norm.dtype),
-        )
+        show(params, mask)  # raises if the mask does not fit
+        norm = norm_shapes(tree, jax.tree.map(lambda leaf: leaf if is_measured(leaf) else None, params))
+        zero = functools.partial(jnp.zeros, ())
+        infinite = functools.partial(jnp.full, (), no_limit(norm.dtype), norm.dtype)
+        leaf_steps, leaf_last = start_leaf_counts(params)
         return SpikeState(
             steps=zero(jnp.int32),
             skipped=zero(jnp.int32),
@@ -135,66 +157,81 @@ def skip_spikes(
             norm=zero(norm.dtype),
             limit=infinite(),
             value_limit=infinite(),
-            norm_memory=bound.init(norm),
-            value_memory=bound.init(norm),
+            norm_memory=judge_norm.init(norm),
+            value_memory=() if judge_value is None else judge_value.init(norm),
             inner=rule.init(params),
+            leaf_steps=leaf_steps,
+            leaf_last=leaf_last,
+            skipped_in_a_row=zero(jnp.int32),
+            origin=origin,
         )
 
     def update(
         updates: optax.Updates, state: SpikeState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, SpikeState]:
-        reject_integers(updates)
-        norm = tree.norms(updates)
+        check_origin(state, SpikeState, origin)
+        shown = show(updates, mask)
+        reject_integers(shown.leaves)
+        norm = tree.norms(shown.leaves)
+        value = None if judge_value is None else scalar_loss(_loss_of(extra), state.norm.dtype)
         finite = jnp.isfinite(norm.astype(state.norm.dtype))
-
-        def judged(size: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            seen = size.astype(state.norm.dtype)
-            return bound.update(jnp.where(finite, seen, 0), memory, None, **extra | {"step": state.steps})
-
-        value = _scalar(extra.get("value"), state.norm.dtype)
         if value is not None:
             finite = finite & jnp.isfinite(value)
-        norm_limit, norm_memory = judged(norm, state.norm_memory)
-        spike = finite & (norm > norm_limit.astype(norm.dtype))
-        value_limit, value_memory = state.value_limit, state.value_memory
-        if value is not None:
-            value_limit, value_memory = judged(value, state.value_memory)
-            spike = spike | (finite & (value > value_limit))
+        at_step = extra | {"step": state.steps}
+        norm_limit, norm_memory = judge_norm.update(norm, state.norm_memory, None, **at_step)
+        spike = finite & (norm > norm_limit)
+        new_value_limit, value_memory = state.value_limit, state.value_memory
+        if judge_value is not None and value is not None:
+            new_value_limit, value_memory = judge_value.update(never_zero(value), value_memory, None, **at_step)
+            spike = spike | (finite & (value > new_value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
-        learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(value_limit))
-        held = jnp.where(released, jnp.minimum(norm, norm_limit.astype(norm.dtype)), norm)
-        sent, memory = when(
+        learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(new_value_limit))
+        held = jnp.where(released, jnp.minimum(norm, norm_limit), norm)
+        sent, memory, bad = when(
             taken,
-            lambda: rule.update(tree.rescale(updates, norm, held), state.inner, params, **extra),
+            lambda: rule.update(shown.complete(tree.rescale(shown.leaves, norm, held)), state.inner, params, **extra),
             updates,
             state.inner,
+            # Which leaf it was is asked only when a step is skipped.
+            lambda: in_place(~finite_leaves(shown.leaves), shown.leaves, updates, params, state.leaf_steps),
         )
+        steps = count_up(state.steps, jnp.array(True))
+        leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return sent, SpikeState(
-            steps=count_up(state.steps, jnp.array(True)),
+            steps=steps,
             skipped=count_up(state.skipped, ~taken),
             nonfinite=count_up(state.nonfinite, ~finite),
             released=count_up(state.released, released),
             spikes_in_a_row=jnp.where(finite & ~spike, 0, count_up(state.spikes_in_a_row, spike)),
             norm=norm.astype(state.norm.dtype),
-            limit=jnp.where(finite, norm_limit, state.limit),
-            value_limit=jnp.where(finite, value_limit, state.value_limit),
+            limit=jnp.where(finite, limits_as(norm_limit, state.limit.dtype), state.limit),
+            value_limit=jnp.where(finite, new_value_limit, state.value_limit),
             norm_memory=choose(learned, norm_memory, state.norm_memory),
             value_memory=choose(learned, value_memory, state.value_memory),
             inner=memory,
+            leaf_steps=leaf_steps,
+            leaf_last=leaf_last,
+            skipped_in_a_row=count_in_a_row(state.skipped_in_a_row, ~taken),
+            origin=state.origin,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _scalar(value: Any, dtype: Any) -> jax.Array | None:
-    if value is None:
-        return None
-    if jnp.ndim(value) or not isinstance(value, float | np.floating | np.ndarray | jax.Array):
-        msg = f"value must be the loss, a real scalar; got {value!r}"
+def _checked_limit(limit: Any) -> Limit:
+    bound = running_mean(3.0, decay=0.9, warmup=7) if limit is None else limit
+    if not isinstance(bound, Limit) or bound.needs_params:
+        msg = f"limit must be a Limit that needs no parameters; got {limit!r}"
         raise TypeError(msg)
-    value = jnp.asarray(value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        msg = f"value must be the loss, a real scalar; got dtype {value.dtype}"
-        raise TypeError(msg)
-    return value.astype(dtype)
+    return bound
+
+
+def _loss_of(extra: dict[str, Any]) -> Any:
+    if "loss" in extra and extra.get("value") is None:
+        msg = (
+            "skip_spikes was given loss=, which it does not look at: give the loss as value=, or set "
+            "value_limit=False if the loss is not to be judged"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return extra.get("value")

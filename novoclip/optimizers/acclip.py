@@ -97,7 +97,8 @@ def scale_by_acclip(
       alpha: in [1, 2], likewise.
       previous: whether m is compared with the tau of the step before.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `ACClipMemory`;
@@ -141,7 +142,7 @@ def acclip(
     correction, the first steps are 1 - b1 as long as later ones, and no longer than tau.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1]: a float, an array or a schedule.
       b2: decay of tau in [0, 1], likewise.
       eps: at least 0, in the gradients' units, likewise.

@@ -74,7 +74,8 @@ def scale_by_adagrad(
       per: "element" for Adagrad; for AdaGrad-Norm "tensor", "tree", "unit", or a Measure, such as
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `AdagradMemory`;
@@ -120,7 +121,7 @@ def adagrad(
     w <- w - lr u, with the direction u of `scale_by_adagrad`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise.
       initial_accumulator: G_0, at least 0. Optax and Keras have eps=0, eps_root=1e-7, initial_accumulator=0.1.

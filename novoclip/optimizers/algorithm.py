@@ -10,12 +10,12 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
-from novoclip.clipping import count_up
-from novoclip.leaves import all_finite, is_measured, narrow, reject_integers
+from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
+from novoclip.leaves import finite_leaves, is_measured, narrow, reject_integers
 from novoclip.masks import mask_tree, with_gradients
 from novoclip.mesh import shapes_of
+from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.origin import check_origin, made_by
-from novoclip.paths import leaves_with_paths, some_of
 from novoclip.transforms import check_rule, check_rule_state
 
 NONFINITE = ("skip", "propagate")
@@ -80,6 +80,10 @@ class OptimizerState(NamedTuple):
       memory: the algorithm's own, such as its moments.
       clip: the state of `clip=`; `()` without.
       origin: which algorithm made the state; it holds no array.
+      leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` with
+        `nonfinite="propagate"`, and in a state saved by 0.1.0.
+      leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped.
     """
 
     steps: jax.Array
@@ -87,6 +91,9 @@ class OptimizerState(NamedTuple):
     memory: Any
     clip: Any
     origin: Any = ()
+    leaf_steps: Any = ()
+    leaf_last: Any = ()
+    nonfinite_in_a_row: Any = ()
 
 
 def scale_by(algorithm: Algorithm, *, nonfinite: str) -> optax.GradientTransformationExtraArgs:
@@ -135,11 +142,15 @@ def _transform(
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
 
     def init(params: optax.Params) -> OptimizerState:
-        shapes = shapes_of(functools.partial(_numbers, dtype=common_dtype(_measured(params))), params)
+        shapes = shapes_of(functools.partial(in_precision, dtype=common_dtype(measured_leaves(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        clip_state = () if clip is None else rule.init(params)
-        check_rule_state("clip", clip_state, OptimizerState)
-        return OptimizerState(zero(), zero(), algorithm.init(shapes), clip_state, origin)
+        inside = () if clip is None else rule.init(params)
+        check_rule_state("clip", inside, OptimizerState)
+        state = OptimizerState(zero(), zero(), algorithm.init(shapes), inside, origin)
+        if nonfinite == "propagate":
+            return state
+        leaf_steps, leaf_last = start_leaf_counts(params)
+        return state._replace(leaf_steps=leaf_steps, leaf_last=leaf_last, nonfinite_in_a_row=zero())
 
     def update(
         updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
@@ -149,11 +160,12 @@ def _transform(
         if clip is None and jax.tree.leaves(state.clip):
             msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
             raise ValueError(msg)
+        bad = _bad_leaves(updates, params, state.leaf_steps, nonfinite)
+        finite = ~jnp.any(bad)
         params = with_gradients(params, updates)
-        finite = jnp.array(True) if nonfinite == "propagate" else all_finite(updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
-        dtype = common_dtype([*_measured(updates), *_measured(state.memory)])
-        gradients, weights, before = (_numbers(tree, dtype) for tree in (clipped, params, state.memory))
+        dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.memory)])
+        gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.memory))
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
         def if_finite(new: Any, old: Any) -> Any:
@@ -162,43 +174,37 @@ def _transform(
         if decay == "coupled":
             gradients = pull(gradients, step)
         learned = algorithm.learn(gradients, before, step)
-        _check_shapes(learned, before, algorithm.name)
+        check_shapes(learned, before, algorithm.name)
         memory = if_finite(learned, before)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
             direction = pull(direction, step)
         direction = finish(direction, step)
-        _check_shapes(direction, _numbers(updates, dtype), algorithm.name)
+        check_shapes(direction, in_precision(updates, dtype), algorithm.name)
         direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
+        steps = count_up(state.steps, jnp.array(True))
+        leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return jax.tree.map(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
-            steps=count_up(state.steps, jnp.array(True)),
+            steps=steps,
             nonfinite=count_up(state.nonfinite, ~finite),
             memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
             clip=if_finite(clip_state, state.clip),
             origin=state.origin,
+            leaf_steps=leaf_steps,
+            leaf_last=leaf_last,
+            nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_shapes(found: Any, expected: Any, name: str) -> None:
-    structure: Any = jax.tree.structure(found)
-    if structure != jax.tree.structure(expected):
-        msg = f"the gradients and the state do not fit {name}: one has {some_of(_paths(found))}, the other "
-        msg += f"{some_of(_paths(expected))}: gradients must have the structure of the parameters given to init, and "
-        msg += "the state must be one of this optimizer"
-        raise ValueError(msg)
-    for (path, one), other in zip(leaves_with_paths(found), jax.tree.leaves(expected), strict=True):
-        if one.shape != other.shape:
-            msg = f"{path!r} has shape {one.shape} after this step and {other.shape} before: gradients "
-            msg += "must have the shapes of the parameters given to init"
-            raise ValueError(msg)
-
-
-def _paths(tree: Any) -> list[Any]:
-    return [path for path, _ in leaves_with_paths(tree)]
+def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:
+    """Return which leaves are not finite; under "propagate" nobody looks."""
+    if nonfinite == "propagate":
+        return jnp.zeros(getattr(leaf_steps, "shape", 0), bool)
+    return in_place(~finite_leaves(updates), updates, updates, params, leaf_steps)
 
 
 def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
@@ -222,24 +228,3 @@ def check_dtype(name: str, dtype: Any) -> None:
     if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
         msg = f"{name} must be a floating dtype or None; got {dtype!r}"
         raise TypeError(msg)
-
-
-def _measured(tree: Any) -> list[Any]:
-    return [
-        jnp.asarray(leaf) if isinstance(leaf, float | int) else leaf
-        for leaf in jax.tree.leaves(tree)
-        if is_measured(leaf)
-    ]
-
-
-def _numbers(tree: Any, dtype: Any) -> Any:
-    """Return the tree in one precision, with None for leaves without numbers."""
-
-    def wide(leaf: Any) -> Any:
-        if not is_measured(leaf):
-            return None
-        leaf = jnp.asarray(leaf)
-        complex_dtype = jnp.complex64 if dtype == jnp.float32 else jnp.complex128
-        return leaf.astype(complex_dtype if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else dtype)
-
-    return jax.tree.map(wide, tree)

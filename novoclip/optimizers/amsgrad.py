@@ -87,7 +87,8 @@ def scale_by_amsgrad(
         the first gradients, whose correction is largest, may decide for good.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise. With 16 bits and b2 = 0.999 it hardly moves.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `AMSGradMemory`;
@@ -131,7 +132,7 @@ def amsgrad(
     w <- w - lr u, with the direction u of `scale_by_amsgrad`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1): a float, an array or a schedule, such as 0.9 * 0.999**t.
       b2: decay of v in [0, 1), likewise.
       eps: outside of the root, at least 0: a float, an array or a schedule.

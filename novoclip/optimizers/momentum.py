@@ -83,7 +83,8 @@ def scale_by_momentum(
       dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
       nesterov: whether to look ahead.
       mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
@@ -132,7 +133,7 @@ def momentum(
     w <- w - lr u, with the direction u of `scale_by_momentum`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       gamma: decay of v in [0, 1]: a float, an array or a schedule.
       form: "heavy_ball" or "averaged". The heavy ball's steps are 1 / (1 - gamma) times longer.
       dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.

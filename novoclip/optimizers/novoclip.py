@@ -130,7 +130,8 @@ def scale_by_novoclip(
       bias_correction: whether to divide m and v by the weights that they have gathered.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is a `NovoClipMemory`;
@@ -181,7 +182,7 @@ def novoclip(
     w <- w - lr u, with the direction u of `scale_by_novoclip`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1): a float, an array or a schedule.
       b2: decay of v in [0, 1), likewise.
       eps: at least 0, likewise.

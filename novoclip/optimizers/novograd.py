@@ -86,7 +86,8 @@ def scale_by_novograd(
       per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is a `NovoGradMemory`;
@@ -129,7 +130,7 @@ def novograd(
     w <- w - lr u, with the direction u of `scale_by_novograd`.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1]: a float, an array or a schedule. There is no factor 1 - b1: u may be
         1 / (1 - b1) tensor norms long, and learning rates are near 0.01.
       b2: decay of v in [0, 1], likewise.

@@ -55,7 +55,8 @@ def scale_by_nsgd(
       normalize: "after" or "before" momentum.
       per: the blocks that are normalized: "tree", as published, "tensor", "unit" or a Measure.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
@@ -98,7 +99,7 @@ def nsgd(
     the learning rate has to fall.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       gamma: decay of m in [0, 1]: a float, an array or a schedule.
       normalize: "after" or "before" momentum. Before, steps are up to 1 / (1 - gamma) times longer.
       per: the blocks that are normalized: "tree", as published, "tensor", "unit" or a Measure.

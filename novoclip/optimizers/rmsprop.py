@@ -95,7 +95,8 @@ def scale_by_rmsprop(
         the direction grows to g / eps.
       momentum: of the directions, in [0, 1]: a float, an array or a schedule; None for none.
       nu_dtype: the dtype in which sqrt(R) is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `RMSpropMemory`;
@@ -140,7 +141,7 @@ def rmsprop(
     w <- w - lr u, with the direction u of `scale_by_rmsprop`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       rho: decay of R in [0, 1): a float, an array or a schedule; torch has 0.99.
       eps: outside of the root, at least 0: a float, an array or a schedule.
       eps_root: inside of it, likewise. Optax has eps=0, eps_root=1e-8, Keras 1e-7.

@@ -22,7 +22,7 @@ def sgd(
     `scale_by_sgd`; with a velocity it is `momentum`.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       clip: any rule, applied to the gradient first.
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.

@@ -100,7 +100,8 @@ def scale_by_spam(
         they do not, and the first directions after a reset are sqrt(1 / (1 - b2)) (1 - b1) times too
         long, which the warm-up then hides; with a short one, say True.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
@@ -150,7 +151,7 @@ def spam(
     w <- w - lr u, with the direction u of `scale_by_spam`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1): a float, an array or a schedule.
       b2: decay of v in [0, 1), likewise.
       eps: beside the root of v before its bias is corrected, at least 0, likewise.

@@ -77,7 +77,8 @@ def scale_by_stable_adamw(
       per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite; "propagate" does not look.
+      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+        does not look.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
@@ -127,7 +128,7 @@ def stable_adamw(
     w <- w - lr u, with the direction u of `scale_by_stable_adamw`.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule.
+      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
       b1: decay of m in [0, 1): a float, an array or a schedule.
       b2: decay of v in [0, 1), likewise.
       eps: at least 0, likewise.

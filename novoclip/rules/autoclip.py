@@ -64,7 +64,7 @@ def percentile_of_history(
         return jnp.where(filled >= warmup, limits, no_limit(norms.dtype)), learned
 
     return make_limit(
-        lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})"
+        lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})", signed=True
     )
 
 

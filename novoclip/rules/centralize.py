@@ -10,7 +10,7 @@ import optax
 
 from novoclip.axes import Axes, check_axes, resolve_axes, resolve_specs
 from novoclip.blocks import accumulation_dtype
-from novoclip.clipping import ClipState
+from novoclip.clip_state import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
 from novoclip.mesh import shards, shards_of
 from novoclip.paths import Path

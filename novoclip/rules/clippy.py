@@ -9,7 +9,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
-from novoclip.clipping import NONFINITE, ClipState, advance_counts, clip, count_up, new_norm
+from novoclip.clip_state import ClipState, advance_counts
+from novoclip.clipping import NONFINITE, clip, new_norm
+from novoclip.counting import count_up
 from novoclip.granularity import resolve_fixed
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import constant

@@ -76,7 +76,7 @@ def deviations_of_history(
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
     return make_limit(
-        lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})"
+        lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})", signed=True
     )
 
 

@@ -26,7 +26,7 @@ def clip_by_norm(
 
     Args:
       max_norm: c, at least 0, in the gradients' units: a float, an array (a scalar, or a
-        vector with an entry a block) or a schedule.
+        vector with an entry a block) or a schedule, which counts every update, from 0.
       per: the blocks: "tree", "tensor", "unit", "element" or a Measure, such as `groups(...)`.
       norm: "l1" (the sum of |g|), "l2", "max" (the largest |g|) or "rms" (the root of the mean of |g|^2).
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
@@ -66,7 +66,8 @@ def clip_by_global_norm(
     u = g min(1, c / ||g||), where ||g|| is taken over all leaves together. The direction stays.
 
     Args:
-      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule.
+      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule, which counts every
+        update, from 0.
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" gives zero updates if the norm is not finite; "propagate" passes
         the gradient on as it came.

@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from novoclip.clipping import ClipState, clip
+from novoclip.clip_state import ClipState
+from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
 from novoclip.limits import constant
 from novoclip.measure import Measure

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number, rate_at, value_at
+from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose, make_limit
@@ -26,16 +26,17 @@ class RunningMeanMemory(NamedTuple):
     seen: jax.Array
 
 
-def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Limit:
+def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup: int = 1) -> Limit:
     """Limit each block to a multiple of the running mean of its norms.
 
     c_t = factor m_{t-1};  m_t = m_{t-1} + r (min(n_t, c_t) - m_{t-1}), with r = max(1 - decay, 1 / t),
-    a plain mean at first; the first norm has no limit. Norms of 0 are passed over: t counts the
+    a plain mean at first; the first `warmup` norms have no limit. Norms of 0 are passed over: t counts the
     others. After a lasting rise of the norms the limit grows by 1 + (1 - decay)(factor - 1) a step.
 
     Args:
       factor: at least 1: a float, an array or a schedule.
       decay: in [0, 1]: a float, an array or a schedule.
+      warmup: norms to see before the first limit, at least 1. They are learned as if they had been limited.
 
     Returns:
       A Limit with a `RunningMeanMemory`.
@@ -58,6 +59,7 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Lim
     # Below 1 the limit would fall at every step, towards 0.
     check_number("factor", factor, low=1.0)
     check_number("decay", decay, high=1.0)
+    check_integer("warmup", warmup, low=1)
 
     def init(norms: Any) -> RunningMeanMemory:
         return RunningMeanMemory(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
@@ -71,7 +73,8 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98) -> Lim
         seen = jnp.minimum(memory.seen, jnp.iinfo(jnp.int32).max - 1) + 1
         rate = jnp.maximum(rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
-        return limits, choose(norms > 0, RunningMeanMemory(mean, seen), memory)
+        memory_after = choose(norms > 0, RunningMeanMemory(mean, seen), memory)
+        return jnp.where(memory.seen >= warmup, limits, jnp.inf), memory_after
 
     return make_limit(init, update, name="running_mean")
 

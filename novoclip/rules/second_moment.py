@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
-from novoclip.clipping import ClipState, advance_element_counts, check_counts, clip, new_norm, start_counts
+from novoclip.clip_state import ClipState, advance_element_counts, check_counts, start_counts
+from novoclip.clipping import clip, new_norm
 from novoclip.granularity import resolve_fixed
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.masks import masked

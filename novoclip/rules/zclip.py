@@ -135,9 +135,11 @@ def z_score(
         if skip_update_on_spike:
             mean, deviation = choose(spike & ~released, (memory.mean, memory.deviation), (mean, deviation))
         spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
-        return limits, choose(norms > 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
+        return limits, choose(norms != 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
 
-    return make_limit(init, update, name=f"z_score(warmup={warmup})")
+    # A factor below 1 of a limit below 0 would raise it.
+    signed = isinstance(clip_factor, float | int) and clip_factor == 1
+    return make_limit(init, update, name=f"z_score(warmup={warmup})", signed=signed)
 
 
 def zclip(

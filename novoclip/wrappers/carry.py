@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.clipping import count_up
+from novoclip.counting import count_in_a_row, count_up
 from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.mesh import shapes_of, zeros_like
@@ -25,6 +25,7 @@ class CarryState(NamedTuple):
         or, for `clip21`, the estimate of the gradient.
       inner: the rule's own.
       origin: which of the two made the state; it holds no array.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped; `()` in a state saved by 0.1.0.
     """
 
     steps: jax.Array
@@ -32,6 +33,7 @@ class CarryState(NamedTuple):
     carry: Any
     inner: Any
     origin: Any = ()
+    nonfinite_in_a_row: Any = ()
 
 
 def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -129,7 +131,8 @@ def _with_carry(
     def init(params: optax.Params) -> CarryState:
         shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
         carry = jax.tree.map(zeros_like, shapes)
-        return CarryState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), carry, rule.init(params), origin)
+        zero = functools.partial(jnp.zeros, (), jnp.int32)
+        return CarryState(zero(), zero(), carry, rule.init(params), origin, zero())
 
     def update(
         updates: optax.Updates, state: CarryState, params: optax.Params | None = None, **extra: Any
@@ -155,7 +158,8 @@ def _with_carry(
             (state.carry, state.inner),
         )
         steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
-        return sent, CarryState(steps, nonfinite, carry, memory, state.origin)
+        in_a_row = count_in_a_row(state.nonfinite_in_a_row, ~finite)
+        return sent, CarryState(steps, nonfinite, carry, memory, state.origin, in_a_row)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_integer
-from novoclip.clipping import count_up
+from novoclip.counting import count_up
 from novoclip.leaves import is_measured
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 

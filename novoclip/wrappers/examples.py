@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.blocks import accumulation_dtype
-from novoclip.clipping import ClipState
+from novoclip.clip_state import ClipState
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.paths import leaves_with_paths
 from novoclip.wrappers.inner import checked_inner

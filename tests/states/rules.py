@@ -4,6 +4,9 @@ import optax
 
 import novoclip
 
+# In 0.1.0 one Limit judged both norms and losses.
+SIX = novoclip.deviations_of_history(6.0, window=5, warmup=2)
+
 RULES = {
     "agc": novoclip.agc(0.1),
     "acclip": novoclip.acclip(0.1),
@@ -39,7 +42,7 @@ RULES = {
     "record": novoclip.record(per="unit"),
     "rmsprop": novoclip.rmsprop(0.1, centered=True, momentum=0.9),
     "sgd": novoclip.sgd(0.1),
-    "skip_spikes": novoclip.skip_spikes(novoclip.adam(0.1), novoclip.deviations_of_history(6.0, window=5, warmup=2)),
+    "skip_spikes": novoclip.skip_spikes(novoclip.adam(0.1), SIX, value_limit=SIX),
     "spam": novoclip.spam(0.1),
     "stable_adamw": novoclip.stable_adamw(0.1),
     "start_after": novoclip.start_after(novoclip.clip_by_global_norm(1.0), 2),

@@ -1,0 +1,88 @@
+"""The state of a clipping rule, and its counts of what was clipped."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.counting import count_in_a_row, count_up
+from novoclip.leaves import named_leaves
+from novoclip.mesh import across_devices, leaf_axes, shards
+from novoclip.shapes import is_beyond
+
+
+class ClipState(NamedTuple):
+    """What a clipping rule knows after a step; see `novoclip.metrics` to read it.
+
+    Attributes:
+      steps: int32, steps taken; stops at the largest int32, as the other two counters do.
+      norms: norms of the last step's blocks before clipping, a scalar or a vector;
+        `()` for `per="element"`, as are `limits`.
+      limits: the blocks' limits at the last step. A block whose norm was not finite keeps its own.
+      fraction: float32, share of the blocks that were beyond their limit at the last step
+        (per element, at the last step that was finite).
+      clipped: int32, steps in which any block was.
+      nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
+        For `per="element"`, these three are `()` unless counting was asked for.
+      memory: the Limit's own.
+      origin: which rule made the state; it holds no array.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row were; `()` in a state saved by 0.1.0.
+    """
+
+    steps: jax.Array
+    norms: Any
+    limits: Any
+    fraction: Any
+    clipped: Any
+    nonfinite: Any
+    memory: Any
+    origin: Any = ()
+    nonfinite_in_a_row: Any = ()
+
+
+def start_counts(state: ClipState) -> ClipState:
+    """Return the state with its four counts at 0."""
+    zeros = {name: jnp.zeros((), jnp.int32) for name in ("clipped", "nonfinite", "nonfinite_in_a_row")}
+    return state._replace(fraction=jnp.zeros((), jnp.float32), **zeros)
+
+
+def check_counts(state: ClipState, *, counting: bool) -> None:
+    """Raise if a state has counts and the rule does not count, or the other way round."""
+    if isinstance(state.clipped, tuple) == counting:
+        msg = f"this state was made with count={not counting}, the rule with count={counting}: call init again"
+        raise ValueError(msg)
+
+
+def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
+    """Return the state with this step's norms, compared with their limits, counted."""
+    finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
+    beyond = finite & is_beyond(norms, limits)
+    return state._replace(
+        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
+        clipped=count_up(state.clipped, jnp.any(beyond)),
+        nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~jnp.all(finite)),
+    )
+
+
+def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipState:
+    """Return the state with this step's numbers counted, or the step as not finite if any is not."""
+
+    # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
+    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
+    def term(n: jax.Array, c: jax.Array) -> jax.Array:
+        excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
+        return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))
+
+    leaves = named_leaves(norms)
+    over = [leaf_axes(*leaf) for leaf in leaves]
+    terms = across_devices(jax.tree.leaves(jax.tree.map(term, norms, limits)), over, jnp.sum)
+    size = sum(leaf.size * shards(axes) for (_, leaf), axes in zip(leaves, over, strict=True))
+    beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
+    finite = jnp.isfinite(beyond)
+    return state._replace(
+        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
+        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
+        nonfinite=count_up(state.nonfinite, ~finite),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
+    )

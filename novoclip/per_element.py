@@ -1,0 +1,78 @@
+"""Limits per element: a memory for each leaf, whose size is known before any of it is used."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.limits import Limit
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def over_leaves(limit: Limit, max_copies: int) -> Limit:
+    """Return the Limit that applies another to each leaf of a tree of norms.
+
+    Its memory holds, for each array of the other's memory, one tree like the parameters,
+    which is what sharding and checkpointing tools look for.
+
+    Raises:
+      ValueError: in `init`, if it would keep more than `max_copies` copies of the tree of norms.
+    """
+    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
+
+    def regroup(memories: list[Any], outer: Any) -> Any:
+        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
+        trees = (
+            [outer.unflatten(column) for column in columns]
+            if memories
+            else [outer.unflatten([])] * memory_tree.num_leaves
+        )
+        return memory_tree.unflatten(trees)
+
+    def init(norms: Any) -> Any:
+        _check_copies(limit, norms, max_copies)
+        leaves = jax.tree.leaves(norms)
+        outer: Any = jax.tree.structure(norms)
+        return regroup([limit.init(leaf) for leaf in leaves], outer)
+
+    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        leaves = jax.tree.leaves(norms)
+        outer: Any = jax.tree.structure(norms)
+        try:
+            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+        except ValueError as error:
+            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
+            raise ValueError(msg) from error
+        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
+        sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
+        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
+        return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
+
+    return Limit(init, update, limit.needs_params, limit.name)
+
+
+def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
+    """Raise a ValueError if a Limit would keep more than `max_copies` copies of a pytree of norms.
+
+    Counted are arrays with more than one entry per element, such as a history: what has one is no larger than
+    an optimizer's moments.
+    """
+    one: Any = jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
+    arrays = jax.tree.leaves(one)
+    copies = sum(array.size for array in arrays if array.size > 1)
+    elements = sum(math.prod(norm.shape) for norm in jax.tree.leaves(norms))
+    if elements and copies > max_copies:
+        size = elements * sum(array.size * array.dtype.itemsize for array in arrays)
+        msg = (
+            f"per='element' keeps {copies} copies of the parameters here, {_readable(size)} for {elements} elements, "
+            f"and at most {max_copies} are allowed: write a smaller window=, or allow them by "
+            f"per=novoclip.elements(max_copies={copies})"
+        )
+        raise ValueError(msg)
+
+
+def _readable(size: float) -> str:
+    power = min(int(math.log(size, 1000)), len(UNITS) - 1)
+    return f"{size / 1000**power:.3g} {UNITS[power]}"

@@ -70,13 +70,6 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a state learns from steps that are not finite",
-        "novoclip/limits.py",
-        "known = finite & ~jnp.isnan(limits)",
-        "known = ~jnp.isnan(limits)",
-        (STATE, MORE, contract("autoclip")),
-    ),
-    Fault(
         "the reported limit moves at a step that is not finite",
         "novoclip/clipping.py",
         "limits = jnp.where(jnp.isfinite(norms),",
@@ -333,6 +326,13 @@ FAULTS = (
             only(DESCENT, "mask or follow_schedules"),
             DESCENT,
         ),
+    ),
+    Fault(
+        "an optimizer learns from steps that are not finite",
+        "novoclip/optimizers/algorithm.py",
+        "memory = if_finite(learned, before)",
+        "memory = learned",
+        (contract("adam"), DESCENT),
     ),
     Fault(
         "a skipped step moves the state of clip=",

@@ -70,13 +70,6 @@ FAULTS = (
         ),
     ),
     Fault(
-        "the reported limit moves at a step that is not finite",
-        "novoclip/clipping.py",
-        "limits = jnp.where(jnp.isfinite(norms),",
-        "limits = jnp.where(~jnp.isneginf(norms),",
-        (contract("autoclip or zclip"),),
-    ),
-    Fault(
         "NaN is let through",
         "novoclip/clipping.py",
         "jnp.where(known & jnp.isfinite(new), new, 0)",

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 
 # In the optimizer's chain the rule stands between two records. A rule with many blocks reports the largest;
 # one per element keeps no norms, so that the first record stands in for it.
-NORM = ("clip/rule/norm", "clip/rule/norm_max", "clip/rule/inner/norm", "spikes/norm", "clip/seen/norm")
-LIMIT = ("clip/rule/limit", "clip/rule/limit_max", "clip/rule/inner/limit", "spikes/limit")
-CLIPPED = ("clip/rule/clipped", "clip/rule/inner/clipped", "spikes/skipped", "guard/nonfinite")
+NORM = ("clip/rule/norm", "clip/rule/norm_max", "spikes/rule/norm", "clip/seen/norm")
+LIMIT = ("clip/rule/limit", "clip/rule/limit_max", "spikes/rule/limit")
+CLIPPED = ("clip/rule/clipped", "spikes/rule/skipped", "guard/rule/nonfinite")
 SEEN, LET_THROUGH = ("clip/seen/norm",), ("clip/passed/norm",)
 
 HEADER = ("run", "step", "gradient_times", "random_targets", "loss", "norm_seen", "norm_let_through")
@@ -54,7 +54,7 @@ def result_table(runs):
 
 
 def has_rule(run):
-    return any(name.startswith(("clip/rule", "spikes/", "guard/", "carry/")) for name in run.chunks[0])
+    return any(name.split("/")[1] == "rule" and not name.startswith("optimizer/") for name in run.chunks[0])
 
 
 def validation_cell(run):

@@ -1,7 +1,7 @@
 """Gradient clipping for JAX: every rule an Optax transform that tells what it did."""
 
 from novoclip.clipping import ClipState, clip
-from novoclip.granularity import groups, resolve_measure, tensors, units
+from novoclip.granularity import elements, groups, resolve_measure, tensors, units
 from novoclip.guards import (
     NonfiniteState,
     SpikeState,
@@ -154,6 +154,7 @@ __all__ = [
     "constant",
     "delta_gclip",
     "deviations_of_history",
+    "elements",
     "groups",
     "guard_nonfinite",
     "inverse_time_decay",

@@ -19,6 +19,10 @@ from novoclip.ranges import without_infinity
 Number = float | np.ndarray | jax.Array
 Schedulable = Number | Callable[[jax.Array], Number]
 
+# Arguments that matter by their distance from 1 (percentiles: from 100), and arguments far below 1.
+NEAR_ONE = frozenset({"b1", "b2", "decay", "dampening", "gamma", "momentum", "percentile", "quantile", "rho"})
+SMALL = frozenset({"eps", "eps_root"})
+
 
 def check_number(
     name: str,
@@ -47,6 +51,7 @@ def check_number(
     if len(shape) > 1:
         msg = f"{name} must be a scalar or a vector with one entry a block; got shape {shape}"
         raise ValueError(msg)
+    check_precision(name, value)
     if isinstance(value, jax.Array):
         return
     array = np.asarray(value)
@@ -55,6 +60,48 @@ def check_number(
     if not np.all(above & below):
         msg = f"{name} must be {allowed}; got {value!r}"
         raise ValueError(msg)
+
+
+def check_precision(name: str, number: Any) -> None:
+    """Raise if a number has a dtype in which it may become another: in bfloat16 0.999 is 1, in float16 1e-8 is 0.
+
+    Decided by the dtype alone, since values are not known under jit. Thresholds and learning rates may have
+    16 bits: they are rounded to three digits.
+    """
+    if not jnp.issubdtype(getattr(number, "dtype", jnp.float32), jnp.floating):
+        return
+    info = jnp.finfo(getattr(number, "dtype", jnp.float32))
+    near_one, small = name in NEAR_ONE and info.bits < 32, name in SMALL and float(info.smallest_normal) > 1e-30
+    if near_one or small:
+        example = "0.999 may become 1" if near_one else "1e-8 becomes 0"
+        msg = (
+            f"{name} has dtype {info.dtype}, in which {example}: give a Python number or float32; under "
+            "optax.inject_hyperparams, write inject_hyperparams(..., hyperparam_dtype=jnp.float32)"
+        )
+        raise ValueError(msg)
+
+
+def check_percentile(name: str, value: Any) -> None:
+    """Raise unless `value` is a schedule, a JAX array, or a percentile in percent: 0, or a number in (1, 100]."""
+    check_number(name, value, high=100.0)
+    if callable(value) or isinstance(value, jax.Array):
+        return
+    array = np.asarray(value, float)
+    fractions = array[(array > 0) & (array <= 1)]
+    if fractions.size:
+        msg = f"{name} is in percent: got {float(fractions[0]):g}, write {float(100 * fractions[0]):g}"
+        raise ValueError(msg)
+
+
+def check_quantile(name: str, value: Any) -> None:
+    """Raise unless `value` is a schedule, a JAX array, or a quantile in [0, 1]."""
+    if isinstance(value, numbers.Real | np.ndarray) and not isinstance(value, bool):
+        array = np.asarray(value)
+        percents = array[(array > 1) & (array <= 100)] if array.dtype.kind in "iuf" else array[:0]
+        if percents.size:
+            msg = f"{name} is a fraction in [0, 1]: got {float(percents[0]):g}, write {float(percents[0]) / 100:g}"
+            raise ValueError(msg)
+    check_number(name, value, high=1.0)
 
 
 def check_integer(name: str, value: Any, *, low: int) -> None:
@@ -89,6 +136,7 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
     """Return a number, or a schedule's value at `step`, broadcast to `like`."""
     number = value(step) if callable(value) else value
+    check_precision(name, number)
     number = without_infinity(number if hasattr(number, "dtype") else np.asarray(float(number), like.dtype))
     number = jnp.asarray(number).astype(like.dtype)
     if number.ndim and number.shape != like.shape:

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 
 from novoclip.arguments import check_choice
-from novoclip.paths import leaves_with_paths
+from novoclip.matching import ByPath, check_entries, check_function
+from novoclip.paths import Path, leaves_with_paths
 
 LAYOUTS = ("flax", "tensorflow", "torch")
 
 Axes = int | Sequence[int]
-AxesOf = Callable[[str, jax.Array], tuple[int, ...]]
+AxesOf = Callable[[Any, jax.Array], tuple[int, ...]]
 
 
 def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
@@ -32,15 +33,34 @@ def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
     return reduced
 
 
-def resolve_specs(specs: Any) -> dict[tuple[str, ...], Any]:
-    """Return the PartitionSpec of each leaf, by the keys of its path."""
+def check_axes(axes: Any, axes_of: AxesOf, leaves: Sequence[tuple[Path, jax.Array]], tree: Any) -> None:
+    """Raise a ValueError if `axes` is a function that reduces no axis of any of these leaves of a pytree."""
+    if callable(axes):
+        check_function(
+            "axes", [(name, bool(axes_of(name, leaf))) for name, leaf in leaves], tree, "is () for every leaf"
+        )
+
+
+def resolve_specs(specs: Any) -> ByPath:
+    """Return the PartitionSpec of each leaf, which is that of its own path or of the nearest above; None without.
+
+    Raises:
+      TypeError: if `specs` holds something that is no PartitionSpec. In a check, a ValueError: if an entry is for
+        no leaf.
+    """
     spec = jax.sharding.PartitionSpec
     leaves = leaves_with_paths(specs, is_leaf=lambda node: isinstance(node, spec))
     for path, leaf in leaves:
         if not isinstance(leaf, spec):
             msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path!r}"
             raise TypeError(msg)
-    return {path.keys: leaf for path, leaf in leaves}
+    entries = {path.keys: leaf for path, leaf in leaves}
+
+    def at(path: Path, _: jax.Array) -> Any:
+        above = (path.keys[:end] for end in range(len(path.keys), -1, -1))
+        return next((entries[keys] for keys in above if keys in entries), None)
+
+    return ByPath(at, lambda tree: check_entries("specs", entries, tree))
 
 
 def _integers(axes: Any) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ class Entry(NamedTuple):
       place: what it is given in a training step: "gradients", "updates" (behind the optimizer and its
         learning rate), the "optimizer" to wrap, the gradients of all "examples", or a device's "shards" of them.
       needs_params: whether `update` needs the parameters.
+      of_spikes: how much of a sudden gradient may come through, as in `novoclip.testing.Subject`.
       examples: sets of arguments that the contract is run with; with the first, gradients
         of order 1 are clipped.
     """
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     norm: str = "l2"
     place: str = "gradients"
     needs_params: bool = False
+    of_spikes: float = 0.1
 
     @property
     def name(self) -> str:
@@ -91,7 +93,12 @@ CATALOG = (
     Entry(novoclip.clip_to_band, "clip", "normalize", PER, ({"min_norm": 0.01, "max_norm": 0.1},)),
     Entry(novoclip.delta_gclip, "clip", "hard", PER, ({},)),
     Entry(
-        novoclip.autoclip, "clip", "hard", PER, ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"})
+        novoclip.autoclip,
+        "clip",
+        "hard",
+        PER,
+        ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"}),
+        of_spikes=0.701,  # the percentile of four norms is 0.7 of the way to the largest
     ),
     Entry(novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"per": "unit"})),
     Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1, "learn": "clipped"},)),
@@ -100,7 +107,7 @@ CATALOG = (
     ),
     Entry(novoclip.clip_by_running_mean, "clip", "hard", PER, ({"per": "tensor"},)),
     Entry(novoclip.adagc, "clip", "hard", BLOCKS, ({"warmup": 1},)),
-    Entry(novoclip.adaclip, "clip", "hard", BLOCKS, ({},), norm="max"),
+    Entry(novoclip.adaclip, "clip", "hard", BLOCKS, ({},), norm="max", of_spikes=0.251),  # a mean with a part of each
     Entry(novoclip.adagn, "clip", "normalize", BLOCKS, ({},)),
     Entry(
         novoclip.agc,

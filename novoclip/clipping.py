@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
+from novoclip.copies import check_copies
 from novoclip.counting import count_in_a_row, count_up
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, named_leaves, reject_integers
@@ -116,6 +117,8 @@ def clip(
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
+        if not blockwise:
+            check_copies(limit, norms, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),

@@ -12,6 +12,11 @@ from novoclip.mesh import broadcast_like, placed_like
 from novoclip.origin import check_state
 from novoclip.ranges import limits_as, no_limit, without_infinity
 
+NO_TRANSFORM = (
+    "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
+    "Called by itself, it takes norms and step=, as in limit.update(norms, memory, step=step)"
+)
+
 
 class LimitUpdate(Protocol):
     """The second function of a Limit."""
@@ -54,6 +59,28 @@ class Limit(NamedTuple):
     signed: bool = False
 
 
+def make_limit(
+    init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False, signed: bool = False
+) -> Limit:
+    """Return a Limit that says what to write where it stands in place of a transform.
+
+    Optax takes it for one, since it asks for no type. Only called as a transform is, with a pytree of parameters
+    or without `step`, it can tell.
+    """
+
+    def of_norms(norms: Any) -> Any:
+        if not hasattr(norms, "shape"):
+            raise TypeError(NO_TRANSFORM)
+        return init(norms)
+
+    def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        if "step" not in extra:
+            raise TypeError(NO_TRANSFORM)
+        return update(norms, memory, param_norms, **extra)
+
+    return Limit(of_norms, at_a_step, needs_params, name, signed)
+
+
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
     """Limit every block to a number, or to a schedule's value at this step.
 
@@ -83,7 +110,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
         del param_norms, extra
         return value_at(value, step, norms, name), memory
 
-    return Limit(lambda _: (), update, name="constant", signed=True)
+    return make_limit(lambda _: (), update, name="constant", signed=True)
 
 
 def tighter(*limits: Limit) -> Limit:
@@ -119,7 +146,7 @@ def tighter(*limits: Limit) -> Limit:
         results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
-    return Limit(
+    return make_limit(
         lambda norms: tuple(limit.init(norms) for limit in limits),
         update,
         needs_params=any(limit.needs_params for limit in limits),

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 
+from novoclip.matching import hides_leaves
 from novoclip.paths import is_function, leaves_with_paths, some_of
 
 
@@ -32,7 +33,7 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
     except ValueError as error:
         msg = f"{argument} must be a prefix of the parameters, whose leaves are {some_of(paths)}: {error}"
         raise ValueError(msg) from error
-    if paths and not sum(jax.tree.leaves(kept)):
+    if paths and not sum(jax.tree.leaves(kept)) and not hides_leaves(tree):
         msg = f"{argument} selects no leaf, of {some_of(paths)}"
         raise ValueError(msg)
     return chosen

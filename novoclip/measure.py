@@ -34,6 +34,7 @@ class Measure(NamedTuple):
       counts: `counts(tree)`: how many numbers each block has.
       with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
       name: what error messages call it: a state made with one is refused by a rule with another.
+      max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -43,12 +44,19 @@ class Measure(NamedTuple):
     counts: Callable[[optax.Updates], Any] = _lacking
     with_norm: Callable[[str], "Measure"] = _lacking
     name: str = "a Measure"
+    max_copies: int = 64
 
 
-def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, name: str) -> Measure:
-    """Return the Measure of the blocks that a function lays out over named leaves."""
+def blocks_of(
+    layout_of: Callable[[list[NamedLeaf]], Layout],
+    norm: str,
+    name: str,
+    check: Callable[[Any], None] = lambda _: None,
+) -> Measure:
+    """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
 
     def norms(tree: optax.Updates) -> jax.Array:
+        check(tree)
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
 
@@ -65,7 +73,7 @@ def blocks_of(layout_of: Callable[[list[NamedLeaf]], Layout], norm: str, name: s
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
     def with_norm(other: str) -> Measure:
-        return blocks_of(layout_of, other, name)
+        return blocks_of(layout_of, other, name, check)
 
     return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
 

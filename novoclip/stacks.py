@@ -7,25 +7,46 @@ from typing import Any
 import jax
 
 from novoclip.axes import AxesOf
-from novoclip.paths import entry_for, is_function, leaves_with_paths
+from novoclip.leaves import named_leaves
+from novoclip.matching import ByPath, check_entries, check_function
+from novoclip.paths import Path, entry_for, is_function, leaves_with_paths
 
 Stacked = Any  # an integer, a function of (path, leaf), or a tree of integers that is a prefix of the parameters
-StackedOf = Callable[[str, jax.Array], int]
+StackedOf = Callable[[Any, jax.Array], int]
 
 
-def resolve_stacked(stacked: Stacked) -> StackedOf:
-    """Return the function `stacked(path, leaf)` that says how many leading axes of a leaf count layers.
+def resolve_stacked(stacked: Stacked) -> ByPath:
+    """Return what `stacked` says of each leaf: how many of its leading axes count layers.
 
     Raises:
       TypeError: if `stacked` holds something that is no integer. In use: if it returns such.
-      ValueError: in use, if a leaf has fewer axes, or no entry in a tree.
+      ValueError: in use, if a leaf has fewer axes, or no entry in a tree. In a check: if a function says 0 for every
+        leaf, or a tree has an entry that is for none.
     """
-    function = is_function(stacked)
-    if not function:
-        for path, entry in leaves_with_paths(stacked):
-            _checked(entry, path, None)
-    count = stacked if function else entry_for(stacked, "stacked")
-    return lambda name, leaf: _checked(count(name, leaf), name, leaf)
+    if is_function(stacked):
+
+        def at(name: Path, leaf: jax.Array) -> int:
+            return _checked(stacked(name, leaf), name, leaf)
+
+        def check(tree: Any) -> None:
+            answers = [(name, at(name, leaf) > 0) for name, leaf in named_leaves(tree)]
+            check_function("stacked", answers, tree, "is 0 for every leaf")
+
+        return ByPath(at, check)
+    entries = leaves_with_paths(stacked)
+    for path, entry in entries:
+        _checked(entry, path, None)
+    found = entry_for(stacked, "stacked")
+
+    def at_entry(name: Path, leaf: jax.Array) -> int:
+        return _checked(found(name, leaf), name, leaf)
+
+    def check_each(tree: Any) -> None:
+        for leaf in named_leaves(tree):
+            at_entry(*leaf)
+        check_entries("stacked", [path.keys for path, _ in entries], tree)
+
+    return ByPath(at_entry, check_each)
 
 
 def within_layers(axes_of: AxesOf, layers_of: StackedOf) -> AxesOf:

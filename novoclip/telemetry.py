@@ -35,11 +35,20 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       start; `clip/fraction` is the share of blocks that the last step clipped, and what follows is the
       last step's too (per element only `clip/steps`, unless counting was asked for). A rule with one
       block adds `clip/norm` and `clip/limit`, one with many `clip/norm_mean`, `clip/norm_max`,
-      `clip/limit_mean`, `clip/limit_max`. With several rules, the place of each in the tree stands
-      between: `clip/0/norm`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
+      `clip/limit_mean`, `clip/limit_max`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
       `guard_nonfinite` the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds
       `spikes/steps`, `skipped`, of which `nonfinite`, `released`, `norm`, `limit` and `value_limit`.
-      Empty if there is none. Of a state that `jax.pmap` returned, take one device's part first.
+      Empty if there is none.
+
+      Names from the state stand after the kind: "body" of `optax.named_chain(("body", rule))`, or a label of
+      `optax.partition`, gives `clip/body/norm`, with or without other rules. The first rule of a kind without a name is
+      `clip/norm`, and a further one has its place in the chain, `clip/1/norm`, or in the wrappers around it,
+      `clip/inner/0/norm`. A rule that is added after others changes none of their keys; one that is added
+      before them takes their places. Where that matters, use `optax.named_chain`.
+
+    Raises:
+      ValueError: if a state has leading axes, as those of `jax.vmap`, `jax.pmap` and `jax.lax.scan` have. Write
+        `jax.vmap(metrics)(opt_state)`, or take one part, `jax.tree.map(lambda x: x[0], opt_state)`.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -57,12 +66,44 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     """
     report: dict[str, jax.Array] = {}
     for kind, (name, fields) in REPORTED.items():
-        leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda node, kind=kind: isinstance(node, kind))
-        found = [(path, node) for path, node in leaves if isinstance(node, kind)]
-        for path, state in found:
-            prefix = f"{name}/{make_path(path)}" if len(found) > 1 else name
+        for place, state in _places(_states(opt_state, kind)):
+            prefix = f"{name}/{place}" if place else name
+            _check_axes(prefix, state)
             report |= {f"{prefix}/{field}": value for field, value in _statistics(state, fields).items()}
     return report
+
+
+def _states(tree: Any, kind: type) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return all states of a kind with their keys, also those within another, after it."""
+
+    def at(node: Any) -> bool:
+        return node is not tree and isinstance(node, kind)
+
+    found = [((), tree)] if isinstance(tree, kind) else []
+    for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=at):
+        if at(node):
+            found += [((*keys, *inner), state) for inner, state in _states(node, kind)]
+    return found
+
+
+def _places(states: list[tuple[tuple[Any, ...], Any]]) -> list[tuple[str, Any]]:
+    """Return each state with what tells it apart: its names, or all of its keys if another has the same names."""
+    places: dict[str, Any] = {}
+    for keys, state in states:
+        names = make_path(key for key in keys if isinstance(key, jax.tree_util.DictKey))
+        choices = (str(names), str(make_path(keys)), jax.tree_util.keystr(keys))
+        places[next(place for place in choices if place not in places)] = state
+    return list(places.items())
+
+
+def _check_axes(name: str, state: Any) -> None:
+    axes = _array(state.steps).shape
+    if axes:
+        msg = (
+            f"the state of {name} has leading axes of sizes {axes}, as jax.vmap and jax.pmap return it: write "
+            "jax.vmap(novoclip.metrics)(opt_state), or take one part, jax.tree.map(lambda x: x[0], opt_state)"
+        )
+        raise ValueError(msg)
 
 
 def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:

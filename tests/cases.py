@@ -62,6 +62,7 @@ class Case(NamedTuple):
             self.argument("shape", self.entry.shape),
             per,
             self.argument("norm", self.entry.norm),
+            of_spikes=self.entry.of_spikes,
         )
 
 

@@ -1,15 +1,41 @@
-"""Programs of the tests' own, started beside them."""
+"""Programs of the tests' own, started beside them, and how XLA compiles here."""
 
+import importlib.metadata
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
 ROOT = Path(__file__).parent.parent
 
+# Compiled programs are kept from one test run to the next, small ones too, and shared by all programs.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
-# Compiled programs are kept from one test run to the next.
-CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+# Less optimization, the same IEEE arithmetic: compiling takes half of the time, and is most of what the tests do.
+# Flags that XLA does not know end the process, so only versions that were tried get them.
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+TRIED = ((0, 10), (0, 13))
+DEVICES = "--xla_force_host_platform_device_count"
+# A call that must never end is ended after this many seconds: a hang, whatever the machine.
+HANG = 20 * 60
+
+
+def flags(devices=None):
+    """The value of XLA_FLAGS. With NOVOCLIP_XLA=usual, programs are optimized as users' are."""
+    version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:2]))
+    quick = os.environ.get("NOVOCLIP_XLA") != "usual" and TRIED[0] <= version < TRIED[1]
+    given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in QUICK and DEVICES not in flag]
+    return " ".join([*given, *(QUICK if quick else ()), *([f"{DEVICES}={devices}"] if devices else [])])
 
 
 def start(module, *arguments, **environment):

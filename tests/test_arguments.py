@@ -207,3 +207,177 @@ def test_numpy_arrays_and_python_numbers_are_gradients_too(per):
     expected = {"scale": 4 / total, "w": [3 / total, 0]} if per == "tree" else {"scale": 1.0, "w": [1.0, 0.0]}
     np.testing.assert_allclose(updates["scale"], expected["scale"], rtol=1e-6)
     np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
+
+
+FRACTIONS = [0.9, 1, 1e-3, np.float32(0.5), np.array(0.25), np.array([50.0, 0.5])]
+
+
+@pytest.mark.parametrize("make", [novoclip.autoclip, novoclip.percentile_of_history])
+@pytest.mark.parametrize("wrong", FRACTIONS, ids=repr)
+def test_percentiles_are_in_percent(make, wrong):
+    number = float(np.asarray(wrong).flat[-1])
+    with pytest.raises(ValueError, match=f"percentile is in percent: got {number:g}, write {100 * number:g}"):
+        make(wrong)
+    for right in (0, 0.0, 1.5, 50, 100.0, np.array([0.0, 50.0]), jnp.float32(0.9), lambda step: 0.9):
+        assert make(right)
+
+
+@pytest.mark.parametrize("make", [novoclip.running_quantile, novoclip.clip_by_running_quantile])
+def test_quantiles_are_fractions(make):
+    for wrong in (90, 1.5, np.array([0.5, 90.0])):
+        number = float(np.asarray(wrong).flat[-1])
+        with pytest.raises(ValueError, match=f"quantile is a fraction.*got {number:g}, write {number / 100:g}"):
+            make(wrong)
+    for right in (0, 1, 0.9, np.array([0.0, 1.0]), jnp.float32(90.0), lambda step: 90.0):
+        assert make(right)
+
+
+LONG = {
+    "autoclip": lambda per: novoclip.autoclip(per=per),
+    "autoclip, 65": lambda per: novoclip.autoclip(window=65, per=per),
+    "clip_by_deviation": lambda per: novoclip.clip_by_deviation(per=per),
+    "clip": lambda per: novoclip.clip(novoclip.resolve_measure(per), novoclip.percentile_of_history(window=100)),
+    "tighter": lambda per: novoclip.clip(
+        novoclip.resolve_measure(per),
+        novoclip.tighter(novoclip.deviations_of_history(window=40), novoclip.percentile_of_history(window=40)),
+    ),
+    "a Limit of one's own": lambda per: novoclip.clip(
+        novoclip.resolve_measure(per),
+        novoclip.Limit(lambda n: jnp.zeros((*n.shape, 99), jnp.int32), lambda n, memory, p=None, **extra: (n, memory)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_more_than_64_copies_of_the_parameters_are_asked_for(name):
+    # Known from shapes alone: 7 GB could not be made here so quickly.
+    params = {"a": jax.ShapeDtypeStruct((3000, 1000), jnp.float32), "b": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"copies of the parameters.*GB for 3000010 elements.*window=.*max_copies="):
+        jax.eval_shape(LONG[name]("element").init, params) if "65" not in name else pytest.fail("0.8 GB")
+    jax.eval_shape(LONG[name](novoclip.elements(max_copies=1000)).init, params)
+    jax.eval_shape(LONG[name]("tensor").init, params)
+    LONG[name]("element").init({})
+
+
+def test_the_size_of_a_history_per_element_is_estimated_right():
+    rule = novoclip.autoclip(window=65, per=novoclip.elements(max_copies=65))
+    memory = rule.init(jnp.zeros(1000)).memory
+    size = sum(array.nbytes for array in jax.tree.leaves(memory))
+    with pytest.raises(ValueError, match=f"65 copies of the parameters here, {size / 1000:.3g} kB for 1000 elements"):
+        novoclip.autoclip(window=65, per="element").init(jnp.zeros(1000))
+    for make in (novoclip.autoclip, novoclip.clip_by_deviation):
+        make(window=64, per="element").init(jnp.zeros(2))
+    with pytest.raises(ValueError, match="max_copies must be an integer of at least 1"):
+        novoclip.elements(max_copies=0)
+
+
+OPTIMIZERS = [entry.make for entry in CATALOG if entry.kind == "optimizer" and not entry.name.startswith("scale_by")]
+WRAPPERS = [
+    novoclip.uclip,
+    novoclip.clip21,
+    novoclip.per_example,
+    novoclip.guard_nonfinite,
+    novoclip.skip_spikes,
+    lambda inner: novoclip.start_after(inner, 3),
+    lambda inner: novoclip.across_shards(inner, axis_name="devices", sharded=True),
+]
+
+
+def test_a_limit_or_a_factory_is_no_rule():
+    for argument, makers in (
+        ("clip", [lambda clip, make=make: make(0.1, clip=clip) for make in OPTIMIZERS]),
+        ("inner", WRAPPERS),
+    ):
+        for make in makers:
+            for limit in (novoclip.constant(1.0), novoclip.z_score()):
+                with pytest.raises(TypeError, match=f"{argument} must be.*got a Limit.*write {argument}=novoclip.clip"):
+                    make(limit)
+            for factory in (novoclip.autoclip, optax.adam, novoclip.constant, optax.MultiSteps):
+                name = factory.__name__
+                with pytest.raises(TypeError, match=f"got {name} itself.*not called: write {argument}={name}"):
+                    make(factory)
+            with pytest.raises(TypeError, match=f"{argument} must be a GradientTransformation.*got 1.0"):
+                make(1.0)
+
+
+def test_an_optimizer_is_no_rule():
+    params = jnp.ones(2)
+    for given in (novoclip.adam(0.1), novoclip.scale_by_nsgd(), novoclip.sgd(0.1)):
+        with pytest.raises(TypeError, match=r"clip must be a rule.*got an optimizer"):
+            novoclip.momentum(0.1, clip=given)
+    # What contains one is known by its state.
+    for given in (
+        optax.chain(novoclip.clip_by_norm(1.0), novoclip.adam(0.1)),
+        novoclip.guard_nonfinite(novoclip.adam(0.1)),
+        optax.inject_hyperparams(novoclip.sgd)(0.1),
+    ):
+        with pytest.raises(TypeError, match=r"clip must be a rule.*got an optimizer"):
+            novoclip.adam(0.1, clip=given).init(params)
+    novoclip.adam(0.1, clip=optax.chain(novoclip.clip_by_norm(1.0), novoclip.centralize())).init(params)
+
+
+LIMITS = [
+    novoclip.constant(1.0),
+    novoclip.tighter(novoclip.constant(1.0), novoclip.constant(2.0)),
+    novoclip.percentile_of_history(),
+    novoclip.deviations_of_history(),
+    novoclip.running_mean(3.0),
+    novoclip.running_quantile(),
+    novoclip.second_moment(3.0),
+    novoclip.share_of_parameters(0.1),
+    novoclip.trust_ratio(),
+    novoclip.z_score(),
+]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_in_a_chain_says_what_to_write(limit):
+    chain = optax.chain(limit, optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"a Limit is one part of a rule.*write novoclip\.clip"):
+        chain.init({"w": jnp.ones(2)})
+    # An array of parameters may be an array of norms: then it shows one call later.
+    state = (limit.init(jnp.ones(2)), optax.sgd(0.1).init(jnp.ones(2)))
+    with pytest.raises(TypeError, match=r"a Limit is one part of a rule.*write novoclip\.clip"):
+        chain.update(jnp.ones(2), state, jnp.ones(2))
+
+
+SENSITIVE = {"b1", "b2", "decay", "dampening", "gamma", "momentum", "percentile", "quantile", "rho", "eps", "eps_root"}
+ROUNDED = [
+    (entry, name)
+    for entry in CATALOG
+    for name in inspect.signature(entry.make).parameters
+    if name in SENSITIVE
+    and name not in ("momentum",)
+    and not isinstance(default_of(entry, entry.examples[0], name), str)
+]
+
+
+@pytest.mark.parametrize(("entry", "name"), ROUNDED, ids=lambda value: getattr(value, "name", value))
+def test_numbers_that_16_bits_change_are_refused(entry, name):
+    example = dict(entry.examples[0])
+    for dtype in (np.float16,) if name.startswith("eps") else (jnp.bfloat16, np.float16):
+        with pytest.raises(ValueError, match=f"{name} has dtype .*hyperparam_dtype=jnp.float32"):
+            entry.make(**example | {name: jnp.asarray(0.5, dtype)})
+        rule = entry.make(**example | {name: lambda step, dtype=dtype: jnp.asarray(0.5, dtype)})
+        with pytest.raises(ValueError, match=f"{name} has dtype .*hyperparam_dtype=jnp.float32"):
+            jax.eval_shape(lambda tree, rule=rule: rule.update(tree, rule.init(tree), tree), random_tree())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_injected_decays_keep_their_digits_or_raise(dtype):
+    params = jnp.ones(2, dtype)
+    for make, arguments in (
+        (novoclip.adam, {}),
+        (novoclip.momentum, {"gamma": 0.9}),
+        (novoclip.novograd, {}),
+        (novoclip.nsgd, {}),
+        (novoclip.rmsprop, {}),
+    ):
+        rounded = optax.inject_hyperparams(make)(0.1, **arguments)
+        with pytest.raises(ValueError, match="hyperparam_dtype"):
+            jax.eval_shape(rounded.init, params)
+        kept = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(0.1, **arguments)
+        expected, found = make(0.1, **arguments), kept
+        one, other = (d.update(params, d.init(params), params)[0] for d in (expected, found))
+        np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), rtol=0.02)
+    optax.inject_hyperparams(novoclip.clip_by_global_norm)(1.0).init(params)  # a threshold is only rounded

@@ -24,7 +24,6 @@ from tests.states import save
 from tests.states.rules import RULES
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
-PATIENCE = 120
 
 
 def start(folder, seed):
@@ -33,9 +32,9 @@ def start(folder, seed):
 
 @contextlib.contextmanager
 def running(folder, seed):
-    """A run that is killed when the context ends, or when it takes too long."""
+    """A run that is killed when the context ends, or when it hangs."""
     process = start(folder, seed)
-    watch = threading.Timer(PATIENCE, process.kill)
+    watch = threading.Timer(programs.HANG, process.kill)
     watch.start()
     try:
         yield process

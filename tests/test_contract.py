@@ -1,51 +1,62 @@
 import pytest
 
-from novoclip.testing import CHECKS, descent, interface, numerics
+from novoclip.testing import CHECKS, check_contract, descent, interface, numerics, properties, run_checks
 from tests.cases import CASES, FULL_CASES
-
-
-def pairs(cases, checks):
-    return [
-        pytest.param(case, check, id=f"{check.name}-{case.name}")
-        for case in cases
-        for check in checks
-        if check.applies(case.subject())
-    ]
-
 
 # Options and aliases change numbers, hardly where a transform runs or its interface, which depend on float64 as little:
 # that is left to -m full.
 FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
 OTHERS = [case for case in CASES if all(case is not first for first in FIRST)]
+# jit, vmap, pmap and eager mode are compared with each other anyway: chex compiles all of it again.
+IN_EVERY_CHEX_VARIANT = ("clip_by_norm", "zclip", "adam")
+MAIN = [check for check in CHECKS if check.run is not properties.every_chex_variant_agrees]
 NUMBERS = [check for check in CHECKS if check.run.__module__ in (numerics.__name__, descent.__name__)]
 OF_DTYPES = [check for check in CHECKS if check.run is interface.state_never_changes_its_type]
+# In float64, what 16 bits are compared with does not change.
+IN_FLOAT64 = [check for check in NUMBERS if check.run is not descent.low_precision_follows_float32] + OF_DTYPES
 
 
-@pytest.mark.parametrize(("case", "check"), pairs(FIRST, CHECKS) + pairs(OTHERS, NUMBERS))
-def test_contract(case, check):
-    check.run(case.subject())
+def check(case, checks):
+    """All at once: they share what is compiled."""
+    report = run_checks(case.subject(), checks)
+    assert not report.failed, str(report)
+    assert report.passed
+
+
+def named(cases):
+    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+@named(FIRST)
+def test_contract(case):
+    check(case, CHECKS if case.entry.name in IN_EVERY_CHEX_VARIANT else MAIN)
+
+
+@named(OTHERS)
+def test_numbers_of_options_and_aliases(case):
+    check(case, NUMBERS)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("case", "check"), pairs(FIRST, NUMBERS + OF_DTYPES))
-def test_contract_in_float64(case, check):
-    check.run(case.subject())
+@named(FIRST)
+def test_contract_in_float64(case):
+    check(case, IN_FLOAT64)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("case", "check"), pairs(OTHERS, [check for check in CHECKS if check not in NUMBERS]))
-def test_contract_of_options_and_aliases(case, check):
-    check.run(case.subject())
+@named(CASES)
+def test_contract_of_all_cases(case):
+    check_contract(case.subject())
 
 
 @pytest.mark.full
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("case", "check"), pairs(CASES, CHECKS))
-def test_contract_in_float64_for_all_cases(case, check):
-    check.run(case.subject())
+@named(CASES)
+def test_contract_in_float64_for_all_cases(case):
+    check_contract(case.subject())
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("case", "check"), pairs(FULL_CASES, CHECKS))
-def test_contract_over_the_full_product(case, check):
-    check.run(case.subject())
+@named(FULL_CASES)
+def test_contract_over_the_full_product(case):
+    check_contract(case.subject())

@@ -19,14 +19,13 @@ def free_port():
 
 
 def start(devices, *arguments):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return programs.start("tests.worker", *arguments, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
+    return programs.start("tests.worker", *arguments, JAX_PLATFORMS="cpu", XLA_FLAGS=programs.flags(devices))
 
 
 def finish(processes):
     """Their output, or None for those that failed or hung; none is left running."""
     try:
-        outputs = [process.communicate(timeout=90)[0] for process in processes]
+        outputs = [process.communicate(timeout=programs.HANG)[0] for process in processes]
         return all(process.returncode == 0 for process in processes), "\n".join(outputs)
     except subprocess.TimeoutExpired as error:
         for process in processes:

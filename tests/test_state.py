@@ -4,7 +4,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 
@@ -89,43 +88,6 @@ def test_orbax_restores_the_state_bit_for_bit(case, tmp_path):
     restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
-
-
-def metrics_after_one_step(transform, params):
-    state = transform.init(params)
-    _, state = jax.jit(transform.update)(jax.tree.map(jnp.ones_like, params), state, params)
-    return novoclip.metrics(state)
-
-
-def test_metrics_are_found_wherever_a_rule_may_stand():
-    params = {"a": jnp.ones(4), "b": jnp.ones(9)}
-    rule = novoclip.clip_by_global_norm(1.0)
-    chain = optax.chain(rule, optax.adam(1e-3))
-    halves = {"x": optax.chain(rule, optax.sgd(0.1)), "y": novoclip.clip_by_norm(1.0)}
-    norm = np.sqrt(13)
-    for transform, name, expected in (
-        (chain, "clip/norm", norm),
-        (optax.masked(chain, {"a": True, "b": False}), "clip/norm", 2.0),
-        (optax.inject_hyperparams(novoclip.clip_by_global_norm)(max_norm=1.0), "clip/norm", norm),
-        (optax.apply_if_finite(chain, 3), "clip/norm", norm),
-        (optax.MultiSteps(chain, 1).gradient_transformation(), "clip/norm", norm),
-        (optax.partition(halves, {"a": "x", "b": "y"}), "clip/inner_states/x/inner_state/0/norm", 2.0),
-        (optax.named_chain(("first", rule), ("second", rule)), "clip/second/norm", 1.0),
-        (novoclip.clip_by_norm(1.0), "clip/norm_max", 3.0),
-        (novoclip.clip_by_norm(1.0), "clip/norm_mean", 2.5),
-    ):
-        np.testing.assert_allclose(metrics_after_one_step(transform, params)[name], expected, rtol=1e-6)
-    assert novoclip.metrics(optax.adam(1e-3).init(params)) == {}
-
-
-def test_metrics_read_an_nnx_optimizer():
-    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, optax.chain(novoclip.clip_by_norm(1.0), optax.sgd(0.1)), wrt=nnx.Param)
-    gradients = nnx.grad(lambda model: jnp.sum(model(jnp.ones((4, 3)))))(model)
-    optimizer.update(model, gradients)
-    found = novoclip.metrics(optimizer.opt_state)
-    assert int(found["clip/steps"]) == 1
-    np.testing.assert_allclose(found["clip/norm_max"], np.sqrt(6 * 16), rtol=1e-6)
 
 
 def test_paths_of_nnx_models_have_no_value_suffix():

@@ -1,6 +1,7 @@
 """The contract finds what is wrong with a transform, says where, and passes Optax's."""
 
 import contextlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import optax
 import pytest
 
 import novoclip
-from novoclip.testing import CHECKS, Subject, check_contract
+from novoclip.testing import CHECKS, Subject, check_contract, run_checks
+from tests import programs
 
 
 def transform(update, init=lambda params: ()):
@@ -69,8 +71,29 @@ def twice_the_same(params):
     ],
 )
 def test_a_broken_transform_is_found(broken, check):
-    with pytest.raises(AssertionError, match=f"^{check}: "):
+    (found,) = (found for found in CHECKS if found.name == check)
+    report = run_checks(Subject(broken, "any", strict=False), [found])
+    assert list(report.failed) == [check]
+
+
+def test_the_report_has_every_failure_and_every_reason():
+    broken = transform(lambda u, s, p=None: ({k: 2 * u[k] for k in ("kernel", "bias")}, s + 0.5), counted)
+    with pytest.raises(AssertionError) as raised:
         check_contract(broken)
+    lines = str(raised.value).splitlines()
+    assert re.fullmatch(r"\d+ of 10 checks failed\.", lines[0])
+    for name in ("state_never_changes_its_type", "missing_and_empty_leaves_pass"):
+        assert any(line.startswith(f"{name}: ") for line in lines)
+    assert any(line.startswith("passed: ") and "init_takes_abstract_and_numpy_parameters" in line for line in lines)
+    assert "does not apply: the_bound_is_honoured, for kind 'clip'; this is 'any'" in lines
+    assert "does not apply: a_step_that_is_not_finite_is_skipped, for kind 'optimizer'; this is 'any'" in lines
+
+
+def test_the_contract_of_adam_takes_few_compilations():
+    process = programs.start("tests.compilations", JAX_PLATFORMS="cpu", XLA_FLAGS=programs.flags())
+    output, _ = process.communicate(timeout=programs.HANG)
+    assert process.returncode == 0, output
+    assert 20 <= int(output.split()[-1]) <= 120
 
 
 class LostError(Exception):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import novoclip
+from tests.programs import HANG
 
 STEPS = 20
 SPECS = {"up": P(None, "model"), "bias": P("model"), "down": P("model", None), "shift": P("data")}
@@ -99,6 +100,6 @@ if __name__ == "__main__":
     out, *network = sys.argv[1:]
     if network:
         address, process, processes = network
-        jax.distributed.initialize(address, int(processes), int(process), initialization_timeout=30)
+        jax.distributed.initialize(address, int(processes), int(process), initialization_timeout=HANG)
     assert len(jax.devices()) == 8
     np.savez(out, **results())

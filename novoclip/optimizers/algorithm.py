@@ -16,6 +16,7 @@ from novoclip.masks import mask_tree, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.origin import check_origin, made_by
+from novoclip.transforms import check_rule, check_rule_state
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
@@ -134,7 +135,8 @@ def _transform(
         check_number("weight_decay", weight_decay)
     check_choice("decay", decay, DECAYS)
     check_choice("nonfinite", nonfinite, NONFINITE)
-    check_clip(clip)
+    if clip is not None:
+        check_rule("clip", clip, __name__)
     rule = optax.with_extra_args_support(clip or optax.identity())
     origin = made_by(algorithm.name)
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
@@ -142,8 +144,9 @@ def _transform(
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(in_precision, dtype=common_dtype(measured_leaves(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        inside = () if clip is None else rule.init(params)
-        state = OptimizerState(zero(), zero(), algorithm.init(shapes), inside, origin)
+        clip_state = () if clip is None else rule.init(params)
+        check_rule_state("clip", clip_state, OptimizerState)
+        state = OptimizerState(zero(), zero(), algorithm.init(shapes), clip_state, origin)
         if nonfinite == "propagate":
             return state
         leaf_steps, leaf_last = start_leaf_counts(params)
@@ -157,10 +160,7 @@ def _transform(
         if clip is None and jax.tree.leaves(state.clip):
             msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
             raise ValueError(msg)
-        if nonfinite == "propagate":
-            bad = jnp.zeros(getattr(state.leaf_steps, "shape", 0), bool)
-        else:
-            bad = in_place(~finite_leaves(updates), updates, updates, params, state.leaf_steps)
+        bad = _bad_leaves(updates, state, params, nonfinite)
         finite = ~jnp.any(bad)
         params = with_gradients(params, updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
@@ -200,6 +200,12 @@ def _transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _bad_leaves(updates: Any, state: OptimizerState, params: Any, nonfinite: str) -> jax.Array:
+    if nonfinite == "propagate":
+        return jnp.zeros(getattr(state.leaf_steps, "shape", 0), bool)
+    return in_place(~finite_leaves(updates), updates, updates, params, state.leaf_steps)
+
+
 def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
     """Return tree + rate * weights, where the mask allows it."""
     if rate is None:
@@ -214,13 +220,6 @@ def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> 
         weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
     by = step.value(rate, "weight_decay")
     return jax.tree.map(lambda x, w: x + by.astype(w.dtype) * w, tree, weights)
-
-
-def check_clip(clip: Any) -> None:
-    """Raise unless `clip` is None or a transform."""
-    if clip is not None and not (hasattr(clip, "init") and hasattr(clip, "update")):
-        msg = f"clip must be a GradientTransformation, such as clip_by_global_norm(1.0); got {clip!r}"
-        raise TypeError(msg)
 
 
 def check_dtype(name: str, dtype: Any) -> None:

@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_integer, check_number, rate_at
 from novoclip.blocks import length
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
@@ -62,7 +62,7 @@ def _adagc(
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
         return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
 
-    return Limit(init, update, name=f"adagc(warmup={warmup})")
+    return make_limit(init, update, name=f"adagc(warmup={warmup})")
 
 
 def adagc(

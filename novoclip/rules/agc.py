@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 
 
@@ -44,7 +44,7 @@ def share_of_parameters(clipping: Schedulable, *, eps: Schedulable = 1e-3) -> Li
         sizes = jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))
         return value_at(clipping, step, norms, "clipping") * sizes, memory
 
-    return Limit(lambda _: (), update, needs_params=True, name="share_of_parameters")
+    return make_limit(lambda _: (), update, needs_params=True, name="share_of_parameters")
 
 
 def agc(

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_flag, check_integer, check_number, value_at
+from novoclip.arguments import Schedulable, check_flag, check_integer, check_percentile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
@@ -25,7 +25,7 @@ def percentile_of_history(
     passed over; until there is another, the limit is infinite.
 
     Args:
-      percentile: p in [0, 100]: a float, an array or a schedule.
+      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule.
       window: how many norms are kept a block.
       warmup: how many of them there must be before there is a limit, at most `window`.
       include_current: whether n_t is among those that its own limit is found from.
@@ -35,7 +35,8 @@ def percentile_of_history(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `percentile` is outside [0, 100] `window` is below 1, or `warmup` not in [1, window].
+      ValueError: if `percentile` is outside [0, 100] or a fraction such as 0.9, `window` is below 1, or `warmup` not
+        in [1, window].
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,7 +49,7 @@ def percentile_of_history(
       2.0
       3.0
     """
-    check_number("percentile", percentile, high=100.0)
+    check_percentile("percentile", percentile)
     check_integer("window", window, low=1)
     check_flag("include_current", include_current)
     check_warmup(warmup, window)
@@ -62,7 +63,7 @@ def percentile_of_history(
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
         return jnp.where(filled >= warmup, limits, no_limit(norms.dtype)), learned
 
-    return Limit(
+    return make_limit(
         lambda norms: empty_history(norms, window), update, name=f"percentile_of_history(window={window})", signed=True
     )
 
@@ -85,9 +86,10 @@ def autoclip(
     norms before clipping that were not 0, n_t included: the first step passes as it is.
 
     Args:
-      percentile: p in [0, 100]: a float, an array or a schedule. The authors' 10 clips nine
+      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. The authors' 10 clips nine
         steps in ten, which makes it nearly a normalized gradient; 90 clips outliers only.
-      window: how many norms are kept a block. The authors keep all: a window as long as the run.
+      window: how many norms are kept a block. The authors keep all: a window as long as the run. Per element, each
+        is one copy of the parameters: at most 64, unless `per=elements(max_copies=...)` allows more.
       warmup: how many of them there must be before anything is clipped.
       include_current: whether n_t is among the norms that c_t is found from, as in the authors' code.
         Without it the first step has no limit, and a spike has no part in its own.
@@ -104,8 +106,9 @@ def autoclip(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `percentile` is outside [0, 100], `window` is below 1, `warmup` not in [1, window],
-        or a name is unknown.
+      ValueError: if `percentile` is outside [0, 100] or a fraction such as 0.9, `window` is below 1, `warmup` not
+        in [1, window], or a name is unknown. In `init`: if, per element, the window is longer than 64 and was not
+        allowed by `elements(max_copies=...)`.
 
     Example:
       >>> import jax.numpy as jnp

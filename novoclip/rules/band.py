@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 
 
@@ -25,7 +25,7 @@ def _share_of_norm(max_norm: Schedulable, delta: Schedulable) -> Limit:
             value_at(max_norm, step, norms, "max_norm"), value_at(delta, step, norms, "delta") * norms
         ), memory
 
-    return Limit(lambda _: (), update, name="clip_to_band")
+    return make_limit(lambda _: (), update, name="delta_gclip")
 
 
 def delta_gclip(
@@ -85,7 +85,7 @@ def _band(min_norm: Schedulable, max_norm: Schedulable) -> Limit:
         # 0 stands for an infinite norm too, and stays 0 otherwise.
         return jnp.where(norms > 0, jnp.minimum(jnp.maximum(norms, low), high), high), memory
 
-    return Limit(lambda _: (), update, name="delta_gclip")
+    return make_limit(lambda _: (), update, name="clip_to_band")
 
 
 def clip_to_band(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.axes import Axes, resolve_axes, resolve_specs
+from novoclip.axes import Axes, check_axes, resolve_axes, resolve_specs
 from novoclip.blocks import accumulation_dtype
 from novoclip.clipping import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
@@ -56,19 +56,31 @@ def centralize(
     `optax.centralize` averages over every axis but the first, which is right for torch's layout:
     for Flax's kernels it is the mean over the outputs of each input.
     """
-    layers_of, spec_of = resolve_stacked(stacked), resolve_specs(specs)
-    axes_of = within_layers(resolve_axes(axes), layers_of)
+    layers, spec = resolve_stacked(stacked), resolve_specs(specs)
+    axes_of = within_layers(resolve_axes(axes), layers.at)
     watch = record()
+
+    def is_kernel(name: Path, leaf: jax.Array) -> bool:
+        return leaf.ndim - layers.at(name, leaf) >= 2
+
+    def check(tree: Any) -> None:
+        layers.check(tree)
+        spec.check(tree)
+        check_axes(axes, axes_of, [each for each in named_leaves(tree) if is_kernel(*each)], tree)
+
+    def init(params: optax.Params) -> ClipState:
+        check(params)
+        return watch.init(params)
 
     def centered(name: Path, leaf: jax.Array) -> jax.Array:
         zero = jnp.zeros((), leaf.dtype)
         kept = jnp.where(jnp.isfinite(leaf), leaf, zero)
-        if leaf.ndim - layers_of(name, leaf) < 2:
+        if not is_kernel(name, leaf):
             return kept
         over = axes_of(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
-        split = shards_of(name, leaf, spec_of.get(name.keys))
+        split = shards_of(name, leaf, spec.at(name, leaf))
         along = tuple(axis for place in over for axis in split[place])
         if number * shards(along) == 1:
             return kept  # one input alone is its own mean
@@ -81,7 +93,8 @@ def centralize(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
         reject_integers(updates)
+        check(updates)
         _, state = watch.update(updates, state, params, **extra)
         return with_numbers(updates, [centered(*leaf) for leaf in named_leaves(updates)]), state
 
-    return optax.GradientTransformationExtraArgs(watch.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -96,7 +97,8 @@ def clippy(
                 return u
             u = jnp.asarray(u)
             weight = jnp.maximum(jnp.abs(w).astype(dtype), lowest)
-            part = wide_ratio(jnp.abs(u).astype(dtype), broadcast_like(size, u))
+            # Behind a barrier: XLA makes one division of two, by a product that may be out of range.
+            part = lax.optimization_barrier(wide_ratio(jnp.abs(u).astype(dtype), broadcast_like(size, u)))
             return part / (share * weight + beside)
 
         spread = (largest.spread(values, updates) for values in (beneath, divisors))

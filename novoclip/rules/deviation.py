@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_integer, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
@@ -75,7 +75,7 @@ def deviations_of_history(
         limits = jnp.where(filled >= least_filled, limits, no_limit(norms.dtype))
         return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
 
-    return Limit(
+    return make_limit(
         lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})", signed=True
     )
 
@@ -101,7 +101,8 @@ def clip_by_deviation(
 
     Args:
       deviations: k, at least 0: a float, an array or a schedule.
-      window: how many norms are kept a block.
+      window: how many norms are kept a block. Per element, each is one copy of the parameters: at most 64,
+        unless `per=elements(max_copies=...)` allows more.
       warmup: how many of them there must be before anything is clipped; None for half of the window.
       learn: "raw" keeps norms before clipping, "clipped" after.
       eps: the least deviation, as a share of the mean: a float, an array or a schedule.
@@ -118,7 +119,8 @@ def clip_by_deviation(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, or a name is unknown.
+      ValueError: if a number is out of its range, or a name is unknown. In `init`: if, per element, the window is
+        longer than 64 and was not allowed by `elements(max_copies=...)`.
 
     Example:
       >>> import jax.numpy as jnp

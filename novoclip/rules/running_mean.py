@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 
@@ -76,7 +76,7 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup
         memory_after = choose(norms > 0, RunningMeanMemory(mean, seen), memory)
         return jnp.where(memory.seen >= warmup, limits, jnp.inf), memory_after
 
-    return Limit(init, update, name="running_mean")
+    return make_limit(init, update, name="running_mean")
 
 
 def clip_by_running_mean(

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip.arguments import Schedulable, check_choice, check_number, check_quantile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import is_limit, no_limit
 
@@ -69,7 +69,7 @@ def running_quantile(
       1.1
       1.2
     """
-    check_number("quantile", quantile, high=1.0)
+    check_quantile("quantile", quantile)
     check_number("rate", rate, exclude_low=True)
     check_choice("form", form, FORMS)
     if initial is not None:
@@ -95,7 +95,7 @@ def running_quantile(
         moved = moved if geometric else jnp.maximum(moved, 0)
         return limits, choose(norms > 0, QuantileMemory(moved), memory)
 
-    return Limit(init, update, name=f"running_quantile(form={form!r})")
+    return make_limit(init, update, name=f"running_quantile(form={form!r})")
 
 
 def clip_by_running_quantile(

@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
 from novoclip.clipping import ClipState, advance_element_counts, check_counts, clip, new_norm, start_counts
 from novoclip.granularity import resolve_fixed
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
@@ -94,7 +94,7 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
         return limits, choose(norms > 0, SecondMomentMemory(root, seen), memory)
 
-    return Limit(init, update, name=f"second_moment(form={form!r})")
+    return make_limit(init, update, name=f"second_moment(form={form!r})")
 
 
 def clip_by_second_moment(

@@ -39,19 +39,20 @@ def singular_values(stacked: Stacked = 0) -> Measure:
       >>> print(singular_values().norms({"bias": jnp.array([3.0, 4.0]), "kernel": jnp.diag(jnp.array([2.0, 7.0]))}))
       [5. 7. 2.]
     """
-    layers_of = resolve_stacked(stacked)
+    layers = resolve_stacked(stacked)
 
     def matrices(name: str, leaf: jax.Array) -> jax.Array:
         if leaf_axes(name, leaf):
             msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {leaf_axes(name, leaf)}"
             raise ValueError(msg)
-        leading = layers_of(name, leaf)
+        leading = layers.at(name, leaf)
         rest = leaf.shape[leading:]
         columns = rest[-1] if len(rest) > 1 else 1
         rows = math.prod(rest[:-1]) if len(rest) > 1 else math.prod(rest)
         return leaf.reshape(math.prod(leaf.shape[:leading]), rows, columns)
 
     def norms(tree: optax.Updates) -> jax.Array:
+        layers.check(tree)
         stacks = [matrices(*leaf) for leaf in named_leaves(tree)]
         dtype = common_dtype(stacks)
         values = [_values(stack).reshape(-1).astype(dtype) for stack in stacks]

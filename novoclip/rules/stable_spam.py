@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, ratio, square_root
@@ -62,7 +62,7 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
         learned = choose(norms > 0, AverageMemory(mean, weight), memory)
         return jnp.where(weight > 0, mean, no_limit(norms.dtype)), learned
 
-    return Limit(_empty, update, name="adaclip")
+    return make_limit(_empty, update, name="adaclip")
 
 
 def _spikes(per: str | Measure) -> Measure:
@@ -141,7 +141,7 @@ def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit
         learned = RootRatioMemory(AverageMemory(mean, weight), AverageMemory(root, root_weight))
         return ratio(mean, jnp.where(size > 0, size, 1)), choose(norms > 0, learned, memory)
 
-    return Limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update, name="adagn")
+    return make_limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update, name="adagn")
 
 
 def adagn(

@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit
+from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import ratio
@@ -63,7 +63,7 @@ def trust_ratio(
         limits = ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
         return jnp.where(usable, limits, no_limit(norms.dtype)), memory
 
-    return Limit(lambda _: (), update, needs_params=True, name="trust_ratio")
+    return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")
 
 
 def clip_by_trust_ratio(

@@ -10,7 +10,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, square_root
@@ -139,7 +139,7 @@ def z_score(
 
     # A factor below 1 of a limit below 0 would raise it.
     signed = isinstance(clip_factor, float | int) and clip_factor == 1
-    return Limit(init, update, name=f"z_score(warmup={warmup})", signed=signed)
+    return make_limit(init, update, name=f"z_score(warmup={warmup})", signed=signed)
 
 
 def zclip(

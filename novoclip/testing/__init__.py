@@ -9,10 +9,11 @@
         check_contract(Subject(my_rule(1.0), per="tensor"))
 
 The first takes any `optax.GradientTransformation`; the second also checks what a rule made by `novoclip.clip`
-promises. Each check raises an AssertionError that says what was expected and what came.
+promises. All checks that apply are run; the AssertionError lists every one that failed, with what was expected and
+what came, those that passed, and those that do not apply, with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import optax
@@ -44,9 +45,39 @@ class Check(NamedTuple):
         """The check's name."""
         return self.run.__name__
 
+    def reason_to_skip(self, subject: Subject) -> str:
+        """Return why the check does not apply to the subject, or "" if it does."""
+        if subject.kind not in self.kinds:
+            return f"for {_listed('kind', self.kinds)}; this is {subject.kind!r}"
+        if subject.shape not in self.shapes:
+            return f"for {_listed('shape', self.shapes)}; this is {subject.shape!r}"
+        return ""
+
     def applies(self, subject: Subject) -> bool:
         """Whether the subject's kind and shape promise what is checked."""
-        return subject.kind in self.kinds and subject.shape in self.shapes
+        return not self.reason_to_skip(subject)
+
+
+class Report(NamedTuple):
+    """What the checks found.
+
+    Attributes:
+      passed: the names of the checks that passed.
+      skipped: for each check that does not apply, the reason.
+      failed: for each check that failed, what was expected and what came.
+    """
+
+    passed: tuple[str, ...]
+    skipped: dict[str, str]
+    failed: dict[str, str]
+
+    def __str__(self) -> str:
+        run = len(self.passed) + len(self.failed)
+        lines = [f"{len(self.failed)} of {run} checks failed."]
+        lines += [f"{name}: {message}" for name, message in self.failed.items()]
+        lines += [f"passed: {', '.join(self.passed) or 'none'}"]
+        lines += [f"does not apply: {name}, {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
 
 
 CHECKS = (
@@ -82,29 +113,56 @@ CHECKS = (
 )
 
 
-def check_contract(subject: Subject | optax.GradientTransformation) -> None:
+def check_contract(subject: Subject | optax.GradientTransformation) -> Report:
     """Run every check that applies to the subject.
 
     Args:
       subject: a transform and what it promises; a transform alone promises what any does.
 
+    Returns:
+      A Report: which checks passed, and which do not apply, with the reasons.
+
     Raises:
       TypeError: if `subject` is neither.
-      AssertionError: naming the check that failed.
+      AssertionError: with the whole Report, if any check failed.
+
+    Example:
+      >>> import novoclip
+      >>> report = check_contract(novoclip.clip_by_global_norm(1.0))
+      >>> "donated_buffers_are_distinct" in report.passed
+      True
+      >>> print(report.skipped["the_bound_is_honoured"])
+      for kind 'clip'; this is 'any'
     """
     if isinstance(subject, optax.GradientTransformation | optax.MultiSteps):
         subject = Subject(checked_inner(subject), "any", strict=False)
     if not isinstance(subject, Subject):
         msg = f"subject must be a GradientTransformation, or a Subject with what it promises; got {subject!r}"
         raise TypeError(msg)
-    for check in CHECKS:
-        if check.applies(subject):
-            try:
-                check.run(subject)
-            except Exception as error:
-                kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-                msg = f"{check.name}: {kind}{error}"
-                raise AssertionError(msg) from error
+    report = run_checks(subject)
+    if report.failed:
+        raise AssertionError(str(report))
+    return report
 
 
-__all__ = ["CHECKS", "Check", "Subject", "check_contract"]
+def run_checks(subject: Subject, checks: Sequence[Check] = CHECKS) -> Report:
+    """Return what these checks find, without raising."""
+    skipped = {check.name: reason for check in checks if (reason := check.reason_to_skip(subject))}
+    failed = {}
+    for check in checks:
+        if check.name in skipped:
+            continue
+        try:
+            check.run(subject)
+        except Exception as error:  # a transform that is wrong may raise anything
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            failed[check.name] = f"{kind}{error}"
+    passed = tuple(check.name for check in checks if check.name not in skipped | failed)
+    return Report(passed, skipped, failed)
+
+
+def _listed(word: str, names: Sequence[str]) -> str:
+    return f"{word} {' or '.join(map(repr, names))}"
+
+
+__all__ = ["CHECKS", "Check", "Report", "Subject", "check_contract", "run_checks"]

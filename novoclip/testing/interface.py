@@ -8,23 +8,23 @@ import numpy as np
 import optax
 
 from novoclip.telemetry import metrics
-from novoclip.testing.subject import Subject, dtypes, numbers, random_tree
+from novoclip.testing.subject import Subject, dtypes, numbers, of_dtype, random_tree
 
 
 def extra_arguments_are_accepted(subject: Subject) -> None:
     """Unknown keyword arguments of update change nothing."""
-    params = random_tree()
-    state = subject.init(params)
-    plain = subject.update(random_tree(1), state, params)
-    extended = subject.update(random_tree(1), state, params, unknown=jnp.float32(1.0), another=None)
-    _assert_equal(plain, extended)
+    params, gradients = random_tree(), random_tree(1)
+    run = subject.jitted
+    state = run.init(params)
+    extended = run.update(gradients, state, params, unknown=np.float32(1.0), another=None)
+    _assert_equal(run.update(gradients, state, params), extended)
 
 
 def state_is_a_named_tuple_that_optax_can_search(subject: Subject) -> None:
     """Each field of the state is found by its name in the state of a chain."""
     chain = optax.chain(subject.transform, optax.scale(-1.0))
-    state = chain.init(random_tree())
-    for field, value in subject.init(random_tree())._asdict().items():
+    state = jax.eval_shape(chain.init, random_tree())
+    for field, value in jax.eval_shape(subject.init, random_tree())._asdict().items():
         places = optax.tree.get_all_with_path(state, field)
         # The states of what stands in an optimizer's `clip=`, or in a wrapper, have fields of the same names.
         nested = ("clip", "inner")
@@ -37,10 +37,10 @@ def state_never_changes_its_type(subject: Subject) -> None:
     """Structure, shapes and dtypes of the state are fixed by init, for every dtype."""
     for dtype in dtypes():
         params = random_tree(dtype=dtype)
-        state = subject.init(params)
+        state = jax.eval_shape(subject.init, params)
         types = jax.tree.map(_type, state)
         for seed in (1, 2):
-            _, state = subject.update(random_tree(seed, dtype), state, params)
+            _, state = jax.eval_shape(subject.update, random_tree(seed, dtype), state, params)
             assert jax.tree.map(_type, state) == types, f"{types} became {jax.tree.map(_type, state)}"
 
 
@@ -50,6 +50,7 @@ def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
     state = subject.init(params)
     abstract = jax.eval_shape(subject.init, params)
     assert jax.tree.map(_type, abstract) == jax.tree.map(_type, state), "eval_shape differs"
+    _assert_equal(subject.jitted.init(params), state)
     _assert_equal(subject.init(jax.tree.map(np.asarray, params)), state)
     if subject.kind != "any":
         structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
@@ -58,26 +59,34 @@ def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
 
 def missing_and_empty_leaves_pass(subject: Subject) -> None:
     """None, MaskedNode, empty trees and empty leaves come back as they were, and, of ours, change nothing in others."""
-    extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": jnp.zeros((0, 3), jnp.float32)}
-    updates = _beside(subject, extras, extras)
-    assert _structure(updates) == _structure(random_tree() | extras), "the structure changed"
-    for tree in ({}, (), {"nothing": jnp.zeros((0, 3))}):
-        updates, _ = subject.update(tree, subject.init(tree), tree)
+    nothing = jax.device_put(np.zeros((0, 3), np.float32))
+    extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": nothing}
+    of_integers = _of_integers() if subject.kind != "any" else ({}, {})
+    updates = _beside(subject, *(extras | more for more in of_integers))
+    assert _structure(updates) == _structure(random_tree() | extras | of_integers[1]), "the structure changed"
+    for tree in ({}, (), {"nothing": nothing}):
+        updates, _ = jax.eval_shape(lambda tree: subject.update(tree, subject.init(tree), tree), tree)
         assert jax.tree.map(_type, updates) == jax.tree.map(_type, tree), f"{tree} became {updates}"
 
 
 def float0_leaves_pass(subject: Subject) -> None:
-    """The float0 gradient of an integer parameter comes back as it was, and changes nothing in others."""
-    steps = np.zeros(2, jax.dtypes.float0)
-    updates = _beside(subject, {"steps": jnp.zeros(2, jnp.int32)}, {"steps": steps})
+    """The float0 gradient of an integer parameter comes back as it was."""
+    params, gradients = (random_tree(seed) | more for seed, more in enumerate(_of_integers()))
+    updates, _ = jax.eval_shape(lambda: subject.update(gradients, subject.init(params), params))
     assert updates["steps"].dtype == jax.dtypes.float0, "float0 was lost"
+
+
+def _of_integers() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a parameter of integers, and its gradient."""
+    return {"steps": jax.device_put(np.zeros(2, np.int32))}, {"steps": np.zeros(2, jax.dtypes.float0)}
 
 
 def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
     """Return the updates of these leaves beside others, whose own are as they are alone."""
+    run = subject.jitted
+    alone, _ = run.update(random_tree(1), run.init(random_tree()), random_tree())
     params = random_tree() | params
-    updates, _ = subject.update(random_tree(1) | gradients, subject.init(params), params)
-    alone, _ = subject.update(random_tree(1), subject.init(random_tree()), random_tree())
+    updates, _ = run.update(random_tree(1) | gradients, run.init(params), params)
     if subject.kind != "any":  # which may draw random numbers, by the number of leaves
         for name, leaf in alone.items():
             np.testing.assert_array_equal(updates[name], leaf)
@@ -87,9 +96,10 @@ def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
 def updates_keep_the_gradients_types(subject: Subject) -> None:
     """Updates have the gradients' dtypes, shapes and structure, in mixed trees too."""
     kinds = dtypes()
-    mixed = {name: leaf.astype(kinds[i % len(kinds)]) for i, (name, leaf) in enumerate(random_tree().items())}
+    mixed = {name: of_dtype(leaf, kinds[i % len(kinds)]) for i, (name, leaf) in enumerate(random_tree().items())}
     for gradients in (*(random_tree(1, dtype) for dtype in kinds), mixed):
-        updates, _ = subject.update(gradients, subject.init(random_tree()), random_tree())
+        state = jax.eval_shape(subject.init, random_tree())
+        updates, _ = jax.eval_shape(subject.update, gradients, state, random_tree())
         assert _structure(updates) == _structure(gradients), f"{_structure(gradients)} became {_structure(updates)}"
         for name, leaf in gradients.items():
             before, after = _type(leaf), _type(updates[name])
@@ -99,10 +109,10 @@ def updates_keep_the_gradients_types(subject: Subject) -> None:
 def integer_gradients_raise(subject: Subject) -> None:
     """A gradient of integers is an error that names the leaf."""
     params = random_tree()
-    gradients = random_tree(1) | {"bias": jnp.zeros(3, jnp.int32)}
+    gradients = random_tree(1) | {"bias": np.zeros(3, np.int32)}
     message = ""
     try:
-        subject.update(gradients, subject.init(params), params)
+        jax.eval_shape(lambda: subject.update(gradients, subject.init(params), params))
     except TypeError as error:
         message = str(error)
     assert "bias" in message, f"an integer gradient raised {message or 'nothing'!r}"
@@ -110,13 +120,12 @@ def integer_gradients_raise(subject: Subject) -> None:
 
 def metrics_are_found_in_a_chain(subject: Subject) -> None:
     """`metrics` returns flat scalars, and tells two rules apart."""
-    params = random_tree()
-    alone = metrics(subject.init(params))
+    params, gradients = random_tree(), random_tree(1)
+    alone = jax.eval_shape(lambda: metrics(subject.init(params)))
     assert alone, "no metrics"
     once, twice = (optax.chain(*(subject.transform,) * times, optax.scale(-1.0)) for times in (1, 2))
     for chain, times in ((once, 1), (twice, 2)):
-        _, state = chain.update(random_tree(1), chain.init(params), params)
-        found = metrics(state)
+        found = jax.eval_shape(lambda chain=chain: metrics(chain.update(gradients, chain.init(params), params)[1]))
         steps = sum(name.endswith("/steps") for name in found)
         assert steps == times * sum(name.endswith("/steps") for name in alone), f"{times} rules, but {list(found)}"
         assert all(jnp.ndim(value) == 0 for value in found.values()), "not every metric is a scalar"

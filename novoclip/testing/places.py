@@ -1,6 +1,6 @@
 """Checks of places: jit, scan, vmap, donation, and Optax's wrappers."""
 
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -9,69 +9,72 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from novoclip.testing.subject import Subject, numbers, random_tree
+from novoclip.testing.subject import SMALL, Subject, numbers, random_tree
 
 STEPS = 3
-NUMBER = itertools.count()
 
 
 def same_result_in_jit_scan_and_vmap(subject: Subject) -> None:
-    """Updates and states agree, to rounding, with those of eager mode."""
-    params = random_tree()
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(random_tree(seed) for seed in range(STEPS)))
+    """Updates and states agree, to rounding, in jit, in a scan of vmap, and in eager mode."""
+    runs = [[random_tree(seed, scale=scale) for seed in range(STEPS)] for scale in (1.0, 1e30)]
 
-    def scanned(state: Any) -> Any:
+    @jax.jit
+    def mapped(steps: Any) -> Any:
         def step(state: Any, gradients: Any) -> Any:
-            updates, state = subject.update(gradients, state, params)
+            updates, state = jax.vmap(subject.update)(gradients, state, first)
             return state, updates
 
-        return jax.lax.scan(step, state, stacked)
+        first = jax.tree.map(lambda leaf: leaf[0], steps)
+        return jax.lax.scan(step, jax.vmap(subject.init)(first), steps)
 
-    state = subject.init(params)
-    expected = []
+    found = jax.tree.map(numbers, mapped(_stacked([_stacked(each) for each in zip(*runs, strict=True)])))
+    for index, run in enumerate(runs):
+        state = subject.jitted.init(run[0])
+        for number, gradients in enumerate(run):
+            updates, state = subject.jitted.update(gradients, state, run[0])
+            _assert_close(jax.tree.map(lambda leaf, at=(number, index): leaf[at], found[1]), updates)
+        _assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], found[0]), state)
+    _eager_mode_agrees(subject)
+
+
+def _eager_mode_agrees(subject: Subject) -> None:
+    # On one leaf: every operation is compiled for each shape.
+    params, run = random_tree(shapes=SMALL), subject.jitted
+    state = expected = subject.init(params)
     for seed in range(STEPS):
-        updates, state = subject.update(random_tree(seed), state, params)
-        expected.append(updates)
-    final, updates = jax.jit(scanned)(subject.init(params))
-    _assert_close(updates, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected))
-    _assert_close(final, state)
-
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), random_tree(1), random_tree(2, scale=1e30))
-    states = jax.vmap(subject.init)(both)
-    mapped, states = jax.vmap(subject.update)(both, states, both)
-    for index, gradients in enumerate((random_tree(1), random_tree(2, scale=1e30))):
-        alone = subject.update(gradients, subject.init(params), gradients)
-        _assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], (mapped, states)), alone)
+        gradients = random_tree(seed, shapes=SMALL)
+        updates, state = subject.update(gradients, state, params)
+        compiled, expected = run.update(gradients, expected, params)
+        _assert_close((updates, state), (compiled, expected))
 
 
 def donated_buffers_are_distinct(subject: Subject) -> None:
     """No two arrays of the state share a buffer: it can be donated at every step."""
-    params = random_tree()
+    params = random_tree(shapes=SMALL)
+    _assert_distinct(subject.init(random_tree()))
     state = subject.init(params)
     step = jax.jit(subject.update, donate_argnums=(1,))
     for seed in range(STEPS):
-        arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and leaf.size]
-        buffers = [
-            leaf.unsafe_buffer_pointer() for leaf in arrays if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        ]
-        assert len(buffers) == len(set(buffers)), f"two arrays share a buffer in {state}"
-        _, state = step(random_tree(seed), state, params)
+        _assert_distinct(state)
+        _, state = step(random_tree(seed, shapes=SMALL), state, params)
     _check_steps(subject, state, STEPS)
+
+
+def _assert_distinct(state: Any) -> None:
+    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and leaf.size]
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in arrays if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    assert len(buffers) == len(set(buffers)), f"two arrays share a buffer in {state}"
 
 
 def one_program_serves_every_step(subject: Subject) -> None:
     """Later steps compile nothing, and the program calls nothing on the host."""
-    params = random_tree()
-
-    def update(gradients: Any, state: Any, params: Any) -> Any:
-        return subject.update(gradients, state, params)
-
-    # chex counts by name: a new one spares whoever counts as well.
-    update.__name__ = f"update_{next(NUMBER)}"
-    step = jax.jit(chex.assert_max_traces(update, n=1))
-    state = subject.init(params)
+    params, run = random_tree(), subject.jitted
+    state = run.init(params)
+    traced = []
     for seed in range(STEPS):
-        _, state = step(random_tree(seed), state, params)
+        _, state = run.update(random_tree(seed), state, params)
+        traced.append(len(run.traces))
+    assert len(set(traced)) == 1, f"later steps were traced anew: {traced}"
     program = str(jax.make_jaxpr(subject.update)(random_tree(), state, params))
     assert "callback" not in program, "the program calls back to the host"
 
@@ -88,17 +91,20 @@ def carried_through_cond_and_optax_wrappers(subject: Subject) -> None:
         optax.masked(transform, mask),
         optax.partition({"on": transform, "off": optax.set_to_zero()}, labels),
     )
+    for each in wrapped:
+        state = jax.eval_shape(each.init, params)
+        _, after = jax.eval_shape(each.update, params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
-    @jax.jit
-    def step(gradients: Any, states: Any, on: jax.Array) -> Any:
-        *around, bare = states
-        moved = [each.update(gradients, state, params)[1] for each, state in zip(wrapped, around, strict=True)]
-        return *moved, jax.lax.cond(on, lambda s: subject.update(gradients, s, params)[1], lambda s: s, bare)
+    def step(state: Any, on: jax.Array) -> Any:
+        return jax.lax.cond(on, lambda s: subject.update(params, s, params)[1], lambda s: s, state)
 
-    states = (*(each.init(params) for each in wrapped), subject.init(params))
-    for seed in range(STEPS):
-        states = step(random_tree(seed), states, jnp.array(seed == 0))
-    _check_steps(subject, states[-1], 1)
+    jax.eval_shape(step, jax.eval_shape(subject.init, params), np.array(True))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    # By NumPy, which compiles nothing.
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves])), *trees)
 
 
 def _check_steps(subject: Subject, state: Any, steps: int) -> None:

@@ -1,7 +1,8 @@
 """What is checked, the trees it is checked with, and the truth in float64."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 import optax
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": (), "convolution": (2, 3, 2)}
+# For what is run eagerly, where each operation is compiled for each shape.
+SMALL = {"kernel": (4, 3)}
 
 
 class Subject(NamedTuple):
@@ -25,6 +28,8 @@ class Subject(NamedTuple):
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".
       strict: whether to forbid implicit promotion of dtypes and ranks in init and update.
+      of_spikes: for "clip", at most this part of a gradient ten thousand times larger than the three before comes
+        through, in any block. A rule that learns a norm before it computes the limit lets more of it through.
     """
 
     transform: optax.GradientTransformation
@@ -33,17 +38,23 @@ class Subject(NamedTuple):
     per: str = "tree"
     norm: str = "l2"
     strict: bool = True
+    of_spikes: float = 0.1
 
     def init(self, params: Any) -> Any:
-        """Return the transform's state."""
+        """Return the transform's state, computed operation by operation."""
         with self._promotion():
             return self.transform.init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Return the transform's (updates, state)."""
+        """Return the transform's (updates, state), computed operation by operation."""
         with self._promotion():
             extended = optax.with_extra_args_support(self.transform)
             return extended.update(updates, state, params, **extra)
+
+    @property
+    def jitted(self) -> "Jitted":
+        """Init and update, each compiled once for each kind of arguments, whichever check calls them."""
+        return _jitted(self.transform, self.strict)
 
     @contextlib.contextmanager
     def _promotion(self) -> Iterator[None]:
@@ -54,6 +65,33 @@ class Subject(NamedTuple):
             yield
 
 
+class Jitted(NamedTuple):
+    """A subject's compiled functions.
+
+    Attributes:
+      init: the transform's init.
+      update: its update.
+      traces: for each time that update was traced, the dtypes of the gradients.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+    traces: list[Any]
+
+
+# A few subjects at a time: programs take memory.
+@functools.lru_cache(maxsize=4)
+def _jitted(transform: optax.GradientTransformation, strict: bool) -> Jitted:
+    subject = Subject(transform, strict=strict)
+    traces: list[Any] = []
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        traces.append(jax.tree.map(jnp.result_type, updates))
+        return subject.update(updates, state, params, **extra)
+
+    return Jitted(jax.jit(subject.init), jax.jit(update), traces)
+
+
 def numbers(leaf: Any) -> np.ndarray:
     """Return a leaf as a NumPy array; of typed random keys, their data."""
     key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -61,16 +99,55 @@ def numbers(leaf: Any) -> np.ndarray:
 
 
 def dtypes() -> list[Any]:
-    """Return the floating dtypes to check: float64 only where JAX has it enabled."""
+    """Return the floating dtypes whose types are checked: float64 only where JAX has it enabled."""
     common = [jnp.float16, jnp.bfloat16, jnp.float32]
-    return [*common, jnp.float64] if jnp.array(0.0).dtype == jnp.float64 else common
+    return [*common, jnp.float64] if _double() else common
 
 
-def random_tree(seed: int = 0, dtype: Any = jnp.float32, scale: float = 1.0) -> dict[str, jax.Array]:
-    """Return a tree of four normally distributed leaves of rank 0 to 3, times `scale`."""
+def computed_dtypes() -> list[Any]:
+    """Return the floating dtypes whose values are checked: float64 alone where JAX has it enabled, else the others."""
+    return [jnp.float64] if _double() else dtypes()
+
+
+def _double() -> bool:
+    return jnp.result_type(float) == jnp.float64
+
+
+def random_tree(
+    seed: int = 0, dtype: Any = jnp.float32, scale: float = 1.0, shapes: Mapping[str, tuple[int, ...]] = SHAPES
+) -> dict[str, jax.Array]:
+    """Return a tree of normally distributed leaves, times `scale`: by default four, of rank 0 to 3."""
     generator = np.random.default_rng(seed)
-    draw = {name: scale * generator.normal(size=shape) for name, shape in SHAPES.items()}
-    return {name: jnp.asarray(np.asarray(leaf), dtype) for name, leaf in draw.items()}
+    draw = {name: scale * generator.normal(size=shape) for name, shape in shapes.items()}
+    return of_dtype(draw, dtype)
+
+
+def of_dtype(tree: Any, dtype: Any) -> Any:
+    """Return the tree's leaves as arrays of one dtype. NumPy casts them, so that nothing is compiled."""
+    with np.errstate(over="ignore"):
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(jnp.dtype(dtype))), tree)
+
+
+def with_element(leaf: jax.Array, value: float, index: int = 1) -> jax.Array:
+    """Return the leaf with one of its elements replaced."""
+    changed = np.array(leaf)
+    changed.ravel()[index] = value
+    return jax.device_put(changed)
+
+
+def filled(tree: Any, value: complex) -> Any:
+    """Return a tree of this value."""
+    return jax.tree.map(lambda leaf: jax.device_put(np.full(leaf.shape, value).astype(leaf.dtype)), tree)
+
+
+def is_finite(tree: Any) -> bool:
+    """Whether every element is finite. NumPy looks, so that nothing is compiled."""
+    return all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def is_zero(tree: Any) -> bool:
+    """Whether every element is 0, likewise."""
+    return all(not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
@@ -86,6 +163,25 @@ def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
         blocks = [np.concatenate([leaf.ravel() for leaf in leaves])]
     values = np.array([_norm(block, norm) for block in blocks])
     return values[0] if per == "tree" else values
+
+
+def shaped(norms: np.ndarray, limits: np.ndarray, shape: str) -> np.ndarray:
+    """Return the norms that blocks get by a shape, computed in float64 by NumPy."""
+    if shape == "normalize":
+        return np.where(limits < np.inf, limits, norms)
+    if shape == "drop":
+        return np.where(norms > limits, 0, norms)
+    curves: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "tanh": np.tanh,
+        "arctan": lambda ratio: 2 / np.pi * np.arctan(np.pi / 2 * ratio),
+        "algebraic": lambda ratio: ratio / np.hypot(1, ratio),
+        "smooth": lambda ratio: ratio / (1 + ratio),
+    }
+    if shape == "hard":
+        return np.minimum(norms, limits)
+    bent = (limits > 0) & (limits < np.inf)
+    safe = np.where(bent, limits, 1)
+    return np.where(bent, safe * curves[shape](norms / safe), np.minimum(norms, limits))
 
 
 def _widened(leaf: Any) -> np.ndarray:

@@ -6,15 +6,14 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.blocks import accumulation_dtype
+from novoclip.transforms import check_transform
 
 
 def checked_inner(inner: Any) -> optax.GradientTransformationExtraArgs:
     """Return the transform, or raise a TypeError if it is none."""
     if isinstance(inner, optax.MultiSteps):  # which takes extra arguments, though its type does not say so
         inner = optax.GradientTransformationExtraArgs(inner.init, inner.update)
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        msg = f"inner must be a GradientTransformation, such as clip_by_global_norm(1.0); got {inner!r}"
-        raise TypeError(msg)
+    check_transform("inner", inner)
     return optax.with_extra_args_support(inner)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from novoclip.leaves import named_leaves
+from novoclip.matching import ByPath, check_entries, hides_leaves
 from novoclip.mesh import said_to_vary, varying_axes
-from novoclip.paths import entry_for, is_function, some_of
+from novoclip.paths import Path, check_distinct, entry_for, is_function, leaves_with_paths, some_of
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -39,7 +40,8 @@ def across_shards(
 
     Raises:
       TypeError: if an argument has the wrong type; in use, if `sharded` says something that is no boolean.
-      ValueError: in `update`, if `axis_name` is not mapped there, or no leaf is sharded.
+      ValueError: in use, if no leaf is sharded, or an entry of `sharded` is for none; in `update`, if `axis_name` is
+        not mapped there.
 
     Example:
       >>> import jax, jax.numpy as jnp, novoclip
@@ -60,19 +62,13 @@ def across_shards(
     if not names or not all(isinstance(name, str) for name in names):
         msg = f"axis_name must be the name of a mapped axis, or several; got {axis_name!r}"
         raise TypeError(msg)
-    said = sharded if is_function(sharded) else entry_for(sharded, "sharded")
-
-    def is_shard(name: str, leaf: jax.Array) -> bool:
-        answer = said(name, leaf)
-        if not isinstance(answer, bool | np.bool_):
-            msg = f"sharded must say True or False; got {answer!r} for {name!r}"
-            raise TypeError(msg)
-        return bool(answer)
+    shards = _resolve_sharded(sharded)
 
     def axes_of(name: str, leaf: jax.Array) -> tuple[str, ...]:
-        return tuple(filter(_unrecorded, names)) if is_shard(name, leaf) else ()
+        return tuple(filter(_unrecorded, names)) if shards.at(name, leaf) else ()
 
     def init(params: optax.Params) -> Any:
+        shards.check(params)
         if _unmapped(names):
             return rule.init(params)  # outside of the map, of whole leaves
         with said_to_vary(axes_of):
@@ -84,15 +80,37 @@ def across_shards(
         if missing := _unmapped(names):
             msg = f"axis_name={missing!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
             raise ValueError(msg)
-        leaves = named_leaves(updates)
-        answers = [is_shard(*leaf) for leaf in leaves]
-        if leaves and not any(answers):
-            msg = f"sharded says True for no leaf, of {some_of(name for name, _ in leaves)}"
-            raise ValueError(msg)
+        shards.check(updates)
         with said_to_vary(axes_of):
             return rule.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _resolve_sharded(sharded: Any) -> ByPath:
+    """Return what `sharded` says of each leaf."""
+    function = is_function(sharded)
+    said = sharded if function else entry_for(sharded, "sharded")
+
+    def at(name: Path, leaf: jax.Array) -> bool:
+        answer = said(name, leaf)
+        if not isinstance(answer, bool | np.bool_):
+            msg = f"sharded must say True or False; got {answer!r} for {name!r}"
+            raise TypeError(msg)
+        return bool(answer)
+
+    def check(tree: Any) -> None:
+        leaves = named_leaves(tree)
+        answers = [at(*leaf) for leaf in leaves]
+        if function:
+            check_distinct("sharded", [name for name, _ in leaves])
+        else:
+            check_entries("sharded", [path.keys for path, _ in leaves_with_paths(sharded)], tree)
+        if leaves and not any(answers) and not hides_leaves(tree):
+            msg = f"sharded says True for no leaf, of {some_of(name for name, _ in leaves)}"
+            raise ValueError(msg)
+
+    return ByPath(at, check)
 
 
 def _unmapped(axes: Sequence[str]) -> str | None:

@@ -1,0 +1,408 @@
+"""The faults that benchmarks/planted.py plants: plausible mistakes, each a short text and what stands there instead."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """A mistake in the library.
+
+    Attributes:
+      name: what is wrong.
+      file: where.
+      old: a text that is there exactly once.
+      new: the mistake.
+      hints: arguments of pytest that are likely to find it, tried in turn before the rest of the suite.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    hints: tuple[str, ...]
+
+
+def contract(words: str) -> str:
+    return f"tests/test_contract.py -k '{words}'"
+
+
+RULES = "tests/test_rules.py"
+MORE = "tests/test_more_rules.py"
+MESHES = "tests/test_meshes.py"
+DESCENT = "tests/test_optimizers.py"
+WRAPPERS = "tests/test_wrappers.py"
+GUARDS = "tests/test_guards.py"
+STATE = "tests/test_state.py"
+
+FAULTS = (
+    # Shapes, limits, clipping.
+    Fault(
+        "drop clips instead of dropping",
+        "novoclip/shapes.py",
+        "jnp.where(norm > limit, 0, norm)",
+        "jnp.where(norm > limit, limit, norm)",
+        (RULES,),
+    ),
+    Fault(
+        "arctan without its factor",
+        "novoclip/shapes.py",
+        "(2 / jnp.pi) * jnp.arctan(",
+        "jnp.arctan(",
+        (RULES,),
+    ),
+    Fault(
+        "the larger of two limits holds",
+        "novoclip/limits.py",
+        "functools.reduce(jnp.minimum,",
+        "functools.reduce(jnp.maximum,",
+        (MORE,),
+    ),
+    Fault(
+        "a state learns from steps that are not finite",
+        "novoclip/limits.py",
+        "known = finite & ~jnp.isnan(limits)",
+        "known = ~jnp.isnan(limits)",
+        (STATE, MORE, contract("autoclip")),
+    ),
+    Fault(
+        "the reported limit moves at a step that is not finite",
+        "novoclip/clipping.py",
+        "jnp.where(jnp.isfinite(norms), limits.astype(state.limits.dtype), state.limits)",
+        "limits.astype(state.limits.dtype)",
+        (contract("autoclip or zclip"),),
+    ),
+    Fault(
+        "NaN is let through",
+        "novoclip/clipping.py",
+        "jnp.where(known & jnp.isfinite(new), new, 0)",
+        "jnp.where(known & jnp.isfinite(new), new, norm)",
+        (STATE, contract("clip_by_norm")),
+    ),
+    Fault(
+        "the counter of bad steps stands still",
+        "novoclip/clipping.py",
+        "nonfinite=count_up(state.nonfinite, ~jnp.all(finite))",
+        "nonfinite=count_up(state.nonfinite, ~jnp.any(finite))",
+        (STATE, contract("clip_by_norm or autoclip")),
+    ),
+    # Norms and blocks.
+    Fault(
+        "norms of 16 bits without upcast",
+        "novoclip/blocks.py",
+        "jnp.square(leaf.astype(dtype) * scale)",
+        "jnp.square(leaf * scale.astype(leaf.dtype)).astype(dtype)",
+        (contract("clip_by_norm"),),
+    ),
+    Fault(
+        "the imaginary part does not count",
+        "novoclip/blocks.py",
+        "_square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)",
+        "_square(leaf.real, scale, dtype)",
+        (contract("clip_by_norm"),),
+    ),
+    Fault(
+        "rms divides outside of the root",
+        "novoclip/blocks.py",
+        "square_root(totals[turn] / sizes)",
+        "square_root(totals[turn]) / sizes",
+        (RULES,),
+    ),
+    Fault(
+        "signs are lost per element",
+        "novoclip/elements.py",
+        "jnp.copysign(held, leaf.astype(after.dtype)).astype(leaf.dtype)",
+        "held.astype(leaf.dtype)",
+        (RULES,),
+    ),
+    Fault(
+        "units over the wrong axis",
+        "novoclip/axes.py",
+        'return _all_but_first if axes == "torch" else _all_but_last',
+        'return _all_but_last if axes == "torch" else _all_but_first',
+        (RULES, MORE),
+    ),
+    Fault(
+        "the axes of stacked layers are not moved",
+        "novoclip/stacks.py",
+        "tuple(axis + layers for axis in",
+        "tuple(axis for axis in",
+        ("tests/test_stacks.py",),
+    ),
+    Fault(
+        "16 bits overflow to infinity",
+        "novoclip/leaves.py",
+        "jnp.where(jnp.isinf(leaf), leaf, jnp.clip(leaf, -largest, largest))",
+        "leaf",
+        (DESCENT, WRAPPERS),
+    ),
+    Fault(
+        "one finite leaf is enough",
+        "novoclip/leaves.py",
+        "return jnp.all(finite_leaves(tree))",
+        "return jnp.any(finite_leaves(tree))",
+        (DESCENT, contract("adam")),
+    ),
+    Fault(
+        "a root of NaN is 0",
+        "novoclip/safe_math.py",
+        "empty = total == 0  #",
+        "empty = ~(total > 0)  #",
+        (STATE, contract("clip_by_norm or autoclip")),
+    ),
+    # Meshes.
+    Fault(
+        "sums over devices are maxima",
+        "novoclip/mesh.py",
+        "collective = lax.pmax if combine is not jnp.sum else lax.psum",
+        "collective = lax.pmax",
+        (MESHES,),
+    ),
+    Fault(
+        "no sum over devices for units",
+        "novoclip/mesh.py",
+        "part = (lax.psum if combine is jnp.sum else lax.pmax)(part, reduced)",
+        "part = part",
+        (MESHES,),
+    ),
+    Fault(
+        "shards that shard_map has recorded are summed twice",
+        "novoclip/wrappers/shards.py",
+        "tuple(filter(_unrecorded, names))",
+        "tuple(names)",
+        (MESHES,),
+    ),
+    # Rules.
+    Fault(
+        "a history that never wraps around",
+        "novoclip/rules/history.py",
+        "(memory.slot + 1) % window",
+        "memory.slot + 1",
+        (RULES,),
+    ),
+    Fault(
+        "percentiles of one entry too many",
+        "novoclip/rules/history.py",
+        "percentile / 100 * jnp.maximum(filled - 1, 0)",
+        "percentile / 100 * filled",
+        (RULES,),
+    ),
+    Fault(
+        "the running mean learns spikes",
+        "novoclip/rules/running_mean.py",
+        "rate * (jnp.minimum(norms, limits) - memory.mean)",
+        "rate * (norms - memory.mean)",
+        (MORE,),
+    ),
+    Fault(
+        "the running quantile moves the wrong way",
+        "novoclip/rules/running_quantile.py",
+        "moved = estimate - value_at(rate,",
+        "moved = estimate + value_at(rate,",
+        (MORE,),
+    ),
+    Fault(
+        "zclip begins one step late",
+        "novoclip/rules/zclip.py",
+        "seen = jnp.minimum(memory.seen + 1, warmup)",
+        "seen = jnp.minimum(jnp.maximum(memory.seen, 1) + (memory.mean > 0), warmup)",
+        (RULES, MORE),
+    ),
+    Fault(
+        "zclip forgets its fixed limit",
+        "novoclip/rules/zclip.py",
+        'limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))',
+        "limits = bound",
+        (RULES, MORE),
+    ),
+    Fault(
+        "deviations begin one step late",
+        "novoclip/rules/deviation.py",
+        "filled >= least_filled",
+        "filled > least_filled",
+        (MORE,),
+    ),
+    Fault(
+        "agc without its floor",
+        "novoclip/rules/agc.py",
+        'jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))',
+        "param_norms.astype(norms.dtype)",
+        (MORE,),
+    ),
+    Fault(
+        "adagc's warm-up keeps the last norm instead of the least",
+        "novoclip/rules/adagc.py",
+        "jnp.minimum(memory.gamma, let_through)",
+        "let_through",
+        (MORE,),
+    ),
+    Fault(
+        "a trust ratio freezes weights of zero",
+        "novoclip/rules/trust_ratio.py",
+        "usable = (sizes > 0) & (by > 0)",
+        "usable = by > 0",
+        (MORE,),
+    ),
+    Fault(
+        "means that are centralized are too small",
+        "novoclip/rules/centralize.py",
+        "jnp.sum(wide / (number * shards(along)), axis=over, keepdims=True)",
+        "jnp.sum(wide / (wide.size * shards(along)), axis=over, keepdims=True)",
+        (MORE,),
+    ),
+    # Optimizers.
+    Fault(
+        "optimizers climb",
+        "novoclip/optimizers/algorithm.py",
+        "-rate.astype(u.dtype) * u",
+        "rate.astype(u.dtype) * u",
+        (DESCENT,),
+    ),
+    Fault(
+        "weight decay is applied twice",
+        "novoclip/optimizers/algorithm.py",
+        'if decay == "coupled":',
+        "if decay in DECAYS:",
+        (DESCENT,),
+    ),
+    Fault(
+        "the mask of weight decay is lost",
+        "novoclip/optimizers/algorithm.py",
+        "part if on else blank(part)",
+        "part",
+        (DESCENT,),
+    ),
+    Fault(
+        "a skipped step moves the state of clip=",
+        "novoclip/optimizers/algorithm.py",
+        "clip=if_finite(clip_state, state.clip)",
+        "clip=clip_state",
+        (DESCENT, contract("sgd")),
+    ),
+    Fault(
+        "Adam's second moment keeps its bias",
+        "novoclip/optimizers/adam.py",
+        "debiased(root, jnp.sqrt(memory.root_weight))",
+        "root",
+        (DESCENT,),
+    ),
+    Fault(
+        "Adam's eps inside the root",
+        "novoclip/optimizers/adam.py",
+        "return divide(mu, root, eps, eps_root)",
+        "return divide(mu, root, jnp.zeros_like(eps), eps_root + eps)",
+        (DESCENT,),
+    ),
+    Fault(
+        "second moments of signed numbers",
+        "novoclip/optimizers/moments.py",
+        "taken * jnp.abs(x)",
+        "taken * x",
+        (DESCENT,),
+    ),
+    Fault(
+        "AMSGrad forgets its maximum",
+        "novoclip/optimizers/amsgrad.py",
+        "jnp.maximum(top, root / by)",
+        "root / by",
+        (DESCENT,),
+    ),
+    Fault(
+        "NovoGrad begins at 0",
+        "novoclip/optimizers/novograd.py",
+        'jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)',
+        'root_average(norms, memory.root, step.decay(b2, "b2"))',
+        (DESCENT,),
+    ),
+    Fault(
+        "SPAM begins anew one step late",
+        "novoclip/optimizers/spam.py",
+        "jnp.where(since == 0,",
+        "jnp.where(since == 1,",
+        ("tests/test_published.py", DESCENT),
+    ),
+    Fault(
+        "ADOPT's first gradient already moves",
+        "novoclip/optimizers/adopt.py",
+        "most = jnp.where(first, 0,",
+        "most = jnp.where(first, 1,",
+        ("tests/test_published.py", DESCENT),
+    ),
+    Fault(
+        "ACClip without its outer root",
+        "novoclip/optimizers/acclip.py",
+        " ** (1 / power)",
+        "",
+        ("tests/test_published.py", DESCENT),
+    ),
+    Fault(
+        "proportional thresholds clip after the moments",
+        "novoclip/optimizers/thresholds.py",
+        "sizes = block_sizes(blocks, clipped)",
+        "sizes = block_sizes(blocks, gradients)",
+        (DESCENT,),
+    ),
+    # Guards.
+    Fault(
+        "the guard lets NaN of one leaf through",
+        "novoclip/guards/nonfinite.py",
+        "jnp.all(good), lambda",
+        "jnp.any(good), lambda",
+        (GUARDS,),
+    ),
+    Fault(
+        "the guard tells the step before",
+        "novoclip/guards/nonfinite.py",
+        "jnp.where(good, state.leaf_last, steps)",
+        "jnp.where(good, state.leaf_last, state.steps)",
+        (GUARDS,),
+    ),
+    Fault(
+        "spikes are learned although they are skipped",
+        "novoclip/guards/spikes.py",
+        'if learn == "all" else taken',
+        "if learn in LEARN else taken",
+        (GUARDS,),
+    ),
+    Fault(
+        "one step too many in a row is skipped",
+        "novoclip/guards/spikes.py",
+        "state.spikes_in_a_row >= max_in_a_row",
+        "state.spikes_in_a_row > max_in_a_row",
+        (GUARDS,),
+    ),
+    # Wrappers and telemetry.
+    Fault(
+        "clipped portions are carried with the wrong sign",
+        "novoclip/wrappers/carry.py",
+        "_difference, total, sent)",
+        "_difference, sent, total)",
+        (WRAPPERS,),
+    ),
+    Fault(
+        "workers add up instead of averaging",
+        "novoclip/wrappers/carry.py",
+        "jax.lax.pmean(estimate, axis_name)",
+        "jax.lax.psum(estimate, axis_name)",
+        (WRAPPERS,),
+    ),
+    Fault(
+        "a delayed start comes one step late",
+        "novoclip/wrappers/delay.py",
+        "min(steps, jnp.iinfo(jnp.int32).max) + 1",
+        "min(steps, jnp.iinfo(jnp.int32).max)",
+        (WRAPPERS,),
+    ),
+    Fault(
+        "examples are added up instead of averaged",
+        "novoclip/wrappers/examples.py",
+        "jnp.sum(wide / leaf.shape[0], axis=0)",
+        "jnp.sum(wide, axis=0)",
+        (WRAPPERS,),
+    ),
+    Fault(
+        "reported means are sums",
+        "novoclip/telemetry.py",
+        "jnp.sum(value) / max(value.size, 1)",
+        "jnp.sum(value)",
+        (STATE, "--doctest-modules novoclip/telemetry.py", "tests/test_contract.py -k autoclip"),
+    ),
+)

@@ -1,0 +1,59 @@
+"""Whether arguments about paths fit a pytree: functions that match nothing, and entries that name no leaf."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import optax
+
+from novoclip.paths import Path, check_distinct, leaves_with_paths, some_of
+
+
+class ByPath(NamedTuple):
+    """What an argument says of each leaf.
+
+    Attributes:
+      at: `at(path, leaf)`, the answer for a leaf.
+      check: `check(tree)` raises a ValueError if the argument does not fit a pytree.
+    """
+
+    at: Callable[[Any, Any], Any]
+    check: Callable[[Any], None]
+
+
+def check_function(argument: str, answers: Sequence[tuple[Path, bool]], tree: Any, nothing: str) -> None:
+    """Raise a ValueError if a function of paths matches no leaf, or cannot tell two leaves apart.
+
+    Args:
+      argument: what error messages call the function.
+      answers: the paths that it was asked about, and whether it matches.
+      tree: the pytree that they are from. Where leaves are hidden, as in `optax.partition`, the function may
+        be meant for these.
+      nothing: what it says of every leaf then.
+    """
+    paths = [path for path, _ in answers]
+    check_distinct(argument, paths)
+    if paths and not any(hit for _, hit in answers) and not hides_leaves(tree):
+        msg = f"{argument} {nothing}; the paths are {some_of(paths)}"
+        raise ValueError(msg)
+
+
+def check_entries(argument: str, entries: Iterable[tuple[str, ...]], tree: Any) -> None:
+    """Raise a ValueError if an entry of a pytree, by its keys, is for no leaf of another, and for no part of it."""
+    nodes = leaves_with_paths(tree, is_leaf=_is_hidden)
+    known = {path.keys[:end] for path, _ in nodes for end in range(len(path.keys) + 1)}
+    hidden = {path.keys for path, node in nodes if _is_hidden(node)}
+    for keys in entries:
+        within_hidden = any(keys[:end] in hidden for end in range(len(keys) + 1))
+        if known and keys not in known and not within_hidden:
+            msg = f"{argument} has an entry for {'/'.join(keys)!r}, which is no leaf and no part of the parameters; "
+            msg += f"the paths are {some_of(path for path, _ in nodes)}"
+            raise ValueError(msg)
+
+
+def hides_leaves(tree: Any) -> bool:
+    """Whether a pytree has None, or what `optax.masked` and `optax.partition` have, in place of leaves."""
+    return any(_is_hidden(node) for _, node in leaves_with_paths(tree, is_leaf=_is_hidden))
+
+
+def _is_hidden(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)

@@ -1,5 +1,7 @@
 """The default limits of `skip_spikes`, on records that they were not chosen by."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -50,3 +52,22 @@ def test_spikes_and_calm_rows_are_those_of_their_definitions():
     spike, calm = guards.spikes_and_calm(norms)
     assert np.flatnonzero(spike).tolist() == [8, 30]
     assert np.flatnonzero(~calm).tolist() == [7, 8, 30, 40, 50]
+
+
+def test_a_warm_up_of_the_running_mean_learns_and_does_not_limit():
+    generator = np.random.default_rng(1)
+    norms = np.exp(generator.normal(size=40))
+    limit, mean, expected = novoclip.running_mean(3.0, decay=0.9, warmup=7), 0.0, []
+    for number, norm in enumerate(norms):
+        bound = 3 * mean if number else np.inf
+        expected.append(bound if number >= 7 else np.inf)
+        mean += max(0.1, 1 / (number + 1)) * (min(norm, bound) - mean)
+
+    def step(memory, norm):
+        bound, memory = limit.update(norm, memory, step=jnp.int32(0))
+        return memory, bound
+
+    memory = limit.init(jnp.zeros(()))
+    np.testing.assert_allclose(jax.lax.scan(step, memory, jnp.float32(norms))[1], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="warmup must be an integer of at least 1"):
+        novoclip.running_mean(warmup=0)

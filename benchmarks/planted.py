@@ -2,7 +2,7 @@
 
     python benchmarks/planted.py                          every fault; the tests most likely to fail first, then all
     python benchmarks/planted.py --hints-only             the most likely tests only: minutes instead of hours
-    python benchmarks/planted.py --only "adam" --tests tests/test_chex.py
+    python benchmarks/planted.py --only Adam --tests "tests/test_contract.py -k adam"
 
 Prints a Markdown table, as in docs/planted_faults.md. Ends with 1 if a fault survives, and with an error if a text
 to replace is not in its file exactly once: then the library has changed, and benchmarks/planted_list.py must follow.
@@ -71,7 +71,7 @@ def examine(fault: Fault, options: argparse.Namespace) -> Result:
         (copy / ".jax_cache").symlink_to(cache)
         runs = [shlex.split(hint) for hint in fault.hints]
         if options.tests:
-            runs = [options.tests]
+            runs = [shlex.split(options.tests)]
         elif not options.hints_only:
             runs.append([])
         for arguments in runs:
@@ -87,7 +87,7 @@ def row(result: Result) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tests", nargs="+", help="test files, or other arguments of pytest, instead of the hints")
+    parser.add_argument("--tests", help="test files, or other arguments of pytest, in quotes, instead of the hints")
     parser.add_argument("--hints-only", action="store_true", help="do not run the rest of the suite where hints pass")
     parser.add_argument("--only", nargs="+", default=[""], help="only faults with one of these in their name")
     parser.add_argument("--workers", type=int, default=0, help="processes for each run of pytest")

@@ -35,7 +35,11 @@ def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
 
 def named_leaves(tree: Any) -> list[NamedLeaf]:
     """Return the leaves that hold numbers, with their paths."""
-    return [(path, jnp.asarray(leaf)) for path, leaf in leaves_with_paths(tree) if is_measured(leaf)]
+    return [
+        (path, leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf))
+        for path, leaf in leaves_with_paths(tree)
+        if is_measured(leaf)
+    ]
 
 
 def with_numbers(tree: Any, numbers: Iterable[Any]) -> Any:

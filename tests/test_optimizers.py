@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import novoclip
+from tests import programs
 from tests.oracles import optimizers as oracle
 
 STORED = json.loads((Path(__file__).parent / "trajectories" / "torch_keras.json").read_text(encoding="utf-8"))
@@ -323,6 +324,7 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
         np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-6)
 
 
+@programs.WRITES_IN_PLACE
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam"])
 def test_a_step_makes_no_copy_of_the_gradients(name, dtype):

@@ -33,7 +33,7 @@ def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
     return leaf.astype(dtype)
 
 
-def named_leaves(tree: Any) -> list[NamedLeaf]:
+def named_leaves(tree: Any) -> list[tuple[Path, Any]]:
     """Return the leaves that hold numbers, with their paths."""
     return [
         (path, leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf))

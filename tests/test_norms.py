@@ -11,12 +11,8 @@ import optax
 import pytest
 
 import novoclip
-<<<<<<< HEAD
 from novoclip.testing.subject import of_dtype, true_norms
-=======
-from novoclip.testing.subject import true_norms
 from tests import programs
->>>>>>> arguments
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

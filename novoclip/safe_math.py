@@ -34,6 +34,13 @@ def _ratio_jvp(primals: Any, tangents: Any) -> Any:
     return quotient, _ratio(tangents[0] - quotient * tangents[1], primals[1])
 
 
+def first_factor(quotient: jax.Array) -> jax.Array:
+    """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
+    ranges = RANGES[jnp.finfo(quotient.dtype).bits]
+    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
+    return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
+
+
 def power_near(size: jax.Array) -> jax.Array:
     """Return a power of two by which a size at least 0 is multiplied so that its square and inverse are in range."""
     ranges = RANGES[jnp.finfo(size.dtype).bits]
@@ -96,6 +103,7 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
     x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans it writes out.
     """
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return shrunk(leaf.real, dtype) + shrunk(leaf.imag, dtype)
+        # Not by the same number: XLA would add them first.
+        return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
     # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
     return jnp.abs(lax.optimization_barrier(lax.stop_gradient(leaf))).astype(dtype) * SHRINK

@@ -12,7 +12,7 @@ import numpy as np
 
 from novoclip.mesh import Shards, across_devices, broadcast_like, own_slices, shards, whole, whole_slices
 from novoclip.ranges import RANGES
-from novoclip.safe_math import ratio, shrunk, square_root
+from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
 
 NORMS = ("l1", "l2", "max", "rms")
 
@@ -76,7 +76,6 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     dtype = common_dtype(leaves)
     ranges = RANGES[jnp.finfo(dtype).bits]
     sizes = block_counts(leaves, layout) if norm == "rms" else 1
-
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
     def sums(turn: jax.Array) -> jax.Array:
@@ -104,8 +103,10 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     leaves, dleaves = primals[0], tangents[0]
     norms = _root_norms(leaves, layout, norm)
     sizes = block_counts(leaves, layout) if norm == "rms" else 1
-    inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))
-    products = [_product(x, dx, by) for x, dx, by in zip(leaves, dleaves, split(inverse, leaves, layout), strict=True)]
+    near = power_near(norms)
+    inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms * near))
+    factors = (split(by, leaves, layout) for by in (near, inverse))
+    products = [_product(*each) for each in zip(leaves, dleaves, *factors, strict=True)]
     return norms, _combined(products, layout, jnp.sum, norms.dtype) / sizes
 
 
@@ -124,10 +125,10 @@ def _stack_small(leaves: list[jax.Array], layout: Layout) -> tuple[list[jax.Arra
     return stacked, Layout((0,) * len(stacked), all_axes, "scalar", over=tuple(over))
 
 
-def _product(leaf: jax.Array, tangent: jax.Array, by: jax.Array) -> jax.Array:
+def _product(leaf: jax.Array, tangent: jax.Array, near: jax.Array, by: jax.Array) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return _product(leaf.real, tangent.real, by) + _product(leaf.imag, tangent.imag, by)
-    return (leaf.astype(by.dtype) * by) * tangent.astype(by.dtype)
+        return _product(leaf.real, tangent.real, near, by) + _product(leaf.imag, tangent.imag, near, by)
+    return (leaf.astype(by.dtype) * near * by) * tangent.astype(by.dtype)
 
 
 def _in_range(total: jax.Array) -> jax.Array:
@@ -150,18 +151,11 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     usable, new = jnp.isfinite(old) & (old > 0), jnp.asarray(new).astype(old.dtype)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
-    shift = _shift(jnp.where(usable, new / size, 1))
-    factor = jnp.where(usable, ratio(new, size * shift), 1)
+    shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
+    factor = jnp.where(usable, wide_ratio(new, size * shift), 1)
     factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
     shifts, factors = (split(lax.optimization_barrier(x), leaves, layout) for x in (shift, factor))
     return [_multiply(*each) for each in zip(leaves, shifts, factors, strict=True)]
-
-
-def _shift(quotient: jax.Array) -> jax.Array:
-    """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
-    ranges = RANGES[jnp.finfo(quotient.dtype).bits]
-    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
-    return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
 
 
 def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
@@ -203,8 +197,7 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     counts = [0.0] * _block_count(layout)  # not integers, which end at 2^31
     for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
         counts[block] += size * shards(axes)
-    counts = [max(count, 1.0) for count in counts]
-    return jnp.asarray(counts if layout.form == "stack" else counts[0] if counts else 1.0, dtype)
+    return jnp.asarray(np.maximum(counts, 1.0) if layout.form == "stack" else max([1.0, *counts]), dtype)
 
 
 def _split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:

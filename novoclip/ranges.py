@@ -20,11 +20,12 @@ class Range(NamedTuple):
     small: float  # a sum of squares below which some may have been lost
     far: float  # quotients above this, or below its inverse, are multiplied in two steps
     shift: float  # the first of them, or its inverse
+    tiny: float  # below this, and above its inverse, squares may be out of range
 
 
 RANGES = {
-    32: Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100),
-    64: Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900),
+    32: Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100, 2.0**-60),
+    64: Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900, 2.0**-500),
 }
 
 

@@ -6,6 +6,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from novoclip.ranges import RANGES
+
 SHRINK = 2.0**-64
 
 
@@ -32,13 +34,33 @@ def _ratio_jvp(primals: Any, tangents: Any) -> Any:
     return quotient, _ratio(tangents[0] - quotient * tangents[1], primals[1])
 
 
+def first_factor(quotient: jax.Array) -> jax.Array:
+    """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
+    ranges = RANGES[jnp.finfo(quotient.dtype).bits]
+    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
+    return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
+
+
+def power_near(size: jax.Array) -> jax.Array:
+    """Return a power of two by which a size at least 0 is multiplied so that its square and inverse are in range."""
+    ranges = RANGES[jnp.finfo(size.dtype).bits]
+    up = jnp.where(size < ranges.tiny, ranges.shift, 1.0)
+    return lax.stop_gradient(jnp.where(size > 1 / ranges.tiny, 1 / ranges.shift, up).astype(size.dtype))
+
+
 def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Return numerator / denominator, where the inverse of the denominator may be too small for a number."""
-    # XLA may multiply by the inverse, which is flushed to 0 from 8.5e37 on in float32.
-    info = jnp.finfo(denominator.dtype)
-    far = denominator > jnp.asarray(2.0 ** (info.maxexp - 28), denominator.dtype)
-    by = jnp.where(far, jnp.asarray(2.0 ** -(info.maxexp // 2), denominator.dtype), 1)
-    return ratio(numerator * by, denominator * by)
+    """Return numerator / denominator as `ratio` does, with second derivatives in range, and small inverses.
+
+    XLA may multiply by the inverse, which is flushed to 0 from 8.5e37 on in float32.
+    """
+    near = power_near(denominator)
+    return numerator / (denominator * near) * near
+
+
+def logarithm(size: jax.Array) -> jax.Array:
+    """Return the logarithm of a size above 0, with second derivatives in range."""
+    near = power_near(size)
+    return jnp.log(size * near) - jnp.log(near)
 
 
 def square_root(total: jax.Array) -> jax.Array:
@@ -47,12 +69,31 @@ def square_root(total: jax.Array) -> jax.Array:
     return jnp.where(empty, 0, jnp.sqrt(jnp.where(empty, 1, total)))
 
 
+def power(base: jax.Array, exponent: jax.Array) -> jax.Array:
+    """Return base^exponent of numbers that are at least 0, 0 at 0, with derivatives of 0 there."""
+    empty = base == 0
+    return jnp.where(empty, 0, jnp.where(empty, 1, base) ** exponent)
+
+
 def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Return sqrt(one^2 + other^2) of numbers that are at least 0."""
+    """Return sqrt(one^2 + other^2) of numbers that are at least 0, with derivatives of 0 where both are."""
+    return _hypotenuse(*jnp.broadcast_arrays(one, other))
+
+
+@jax.custom_jvp
+def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     large, small = jnp.maximum(one, other), jnp.minimum(one, other)
     square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
     # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
     return large + large * (square / (1 + jnp.sqrt(1 + square)))
+
+
+@_hypotenuse.defjvp
+def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
+    # The squares' own derivatives leave the range of numbers at 1e-30.
+    size = _hypotenuse(*primals)
+    by = jnp.where(size == 0, 1, size)
+    return size, sum(_ratio(jnp.where(size == 0, 0, x), by) * dx for x, dx in zip(primals, tangents, strict=True))
 
 
 def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
@@ -62,6 +103,7 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
     x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans it writes out.
     """
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return shrunk(leaf.real, dtype) + shrunk(leaf.imag, dtype)
+        # Not by the same number: XLA would add them first.
+        return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
     # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
     return jnp.abs(lax.optimization_barrier(lax.stop_gradient(leaf))).astype(dtype) * SHRINK

@@ -28,7 +28,8 @@ def is_beyond(norm: jax.Array, limit: jax.Array) -> jax.Array:
 
 def hard(norm: jax.Array, limit: jax.Array) -> jax.Array:
     """Cut off at the limit: min(n, c)."""
-    return jnp.minimum(norm, limit)
+    # Not jnp.minimum: its derivative multiplies that of the limit, which may be infinite, with 0.
+    return jnp.where(norm > limit, limit, norm)
 
 
 def drop(norm: jax.Array, limit: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimize
 from novoclip.optimizers.moments import average, real_zeros, zeros
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.ranges import is_limit, no_limit
+from novoclip.safe_math import power, ratio
 
 
 class ACClipMemory(NamedTuple):
@@ -42,14 +43,15 @@ def _acclip(
 
     def learn(gradients: Any, memory: ACClipMemory, step: Step) -> ACClipMemory:
         kept, taken = step.decay(b2, "b2")
-        power = step.value(alpha, "alpha")
+        exponent = step.value(alpha, "alpha")
 
         def mean(g: jax.Array, size: jax.Array) -> jax.Array:
             # Divided by the larger, so that powers stay in range.
             n = jnp.abs(g)
             largest = jnp.maximum(n, size)
             by = jnp.where(largest > 0, largest, 1)
-            return largest * (kept * (size / by) ** power + taken * (n / by) ** power) ** (1 / power)
+            total = kept * power(ratio(size, by), exponent) + taken * power(ratio(n, by), exponent)
+            return largest * power(total, 1 / exponent)
 
         size = jax.tree.map(mean, gradients, memory.size)
         return ACClipMemory(average(gradients, memory.mu, step.decay(b1, "b1")), size, memory.size if previous else ())
@@ -64,7 +66,7 @@ def _acclip(
 
         def limit(m: jax.Array, r: jax.Array) -> jax.Array:
             n = jnp.abs(m)
-            limited = jnp.where(is_limit(r), r, 0) * (n / jnp.where(n + small > 0, n + small, 1))
+            limited = jnp.where(is_limit(r), r, 0) * ratio(n, jnp.where(n + small > 0, n + small, 1))
             return jnp.where(is_limit(r), limited, r)
 
         return clipped_at(memory.mu, jax.tree.map(limit, memory.mu, bound))

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
 from novoclip.ranges import no_limit
-from novoclip.safe_math import ratio
+from novoclip.safe_math import wide_ratio
+from novoclip.shapes import hard
 
 
 def clipped_at(gradients: Any, limits: Any) -> Any:
     """Return the gradients with each modulus cut off at its limit."""
     sizes = jax.tree.map(jnp.abs, gradients)
-    return ELEMENTS.rescale(gradients, sizes, jax.tree.map(jnp.minimum, sizes, limits))
+    return ELEMENTS.rescale(gradients, sizes, jax.tree.map(hard, sizes, limits))
 
 
 def inverse(gradients: Any, root: Any, blocks: Measure, decay: Decay, c: jax.Array) -> tuple[Any, Any]:
@@ -22,7 +23,7 @@ def inverse(gradients: Any, root: Any, blocks: Measure, decay: Decay, c: jax.Arr
     root = root_average(block_sizes(blocks, gradients), root, decay)
 
     def limit(r: jax.Array) -> jax.Array:
-        return jnp.where(r > 0, ratio(c, jnp.where(r > 0, r, 1)), no_limit(r.dtype))
+        return jnp.where(r > 0, wide_ratio(c, jnp.where(r > 0, r, 1)), no_limit(r.dtype))
 
     return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients)), root
 

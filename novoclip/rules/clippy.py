@@ -120,7 +120,9 @@ def clippy(
         parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
         parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
         sizes = sizes.astype(parts.dtype)
-        limits = jnp.where(sizes > 0, 1 / jnp.where(sizes > 0, sizes, 1), no_limit(sizes.dtype))
+        limits = jnp.where(
+            sizes > 0, wide_ratio(jnp.ones_like(sizes), jnp.where(sizes > 0, sizes, 1)), no_limit(sizes.dtype)
+        )
         rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
         norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
         state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)

@@ -9,7 +9,7 @@ from novoclip.arguments import check_integer
 from novoclip.limits import choose
 from novoclip.mesh import broadcast_like
 from novoclip.ranges import is_limit, no_limit
-from novoclip.safe_math import wide_ratio
+from novoclip.safe_math import square_root, wide_ratio
 
 
 class HistoryMemory(NamedTuple):
@@ -62,10 +62,10 @@ def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax
     present = is_limit(history)
     entries = jnp.where(present, history, 0)
     filled = jnp.sum(present, axis=-1).astype(history.dtype)
-    # Divided by the largest, so that squares stay in range.
-    largest = jnp.max(jnp.abs(entries), axis=-1)
+    # Divided by the largest, so that squares stay in range; to derivatives it is a constant, which cancels.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(entries), axis=-1))
     scaled = wide_ratio(entries, broadcast_like(jnp.where(largest > 0, largest, 1)[..., None], entries))
     mean = jnp.sum(scaled, axis=-1) / jnp.maximum(filled, 1)
     squares = jnp.where(present, jnp.square(scaled - mean[..., None]), 0)
-    deviation = jnp.sqrt(jnp.sum(squares, axis=-1) / jnp.maximum(filled, 1))
+    deviation = square_root(jnp.sum(squares, axis=-1) / jnp.maximum(filled, 1))
     return filled, largest * mean, largest * deviation

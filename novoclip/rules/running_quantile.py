@@ -12,6 +12,7 @@ from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import is_limit, no_limit
+from novoclip.safe_math import logarithm
 
 FORMS = ("geometric", "arithmetic")
 
@@ -86,7 +87,7 @@ def running_quantile(
         first = norms if initial is None else value_at(initial, step, norms, "initial")
         first = jnp.where(first > 0, first, 1)
         begun = is_limit(memory.estimate)
-        estimate = jnp.where(begun, memory.estimate, jnp.log(first) if geometric else first)
+        estimate = jnp.where(begun, memory.estimate, logarithm(first) if geometric else first)
         # Before the first step the limit is `initial` itself, not the exponential of its logarithm.
         limits = jnp.where(begun, jnp.exp(estimate), first) if geometric else estimate
         limits = jnp.where(begun | (norms > 0), limits, no_limit(norms.dtype))

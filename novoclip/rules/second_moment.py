@@ -16,7 +16,7 @@ from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import limits_as, no_limit
-from novoclip.safe_math import hypotenuse, ratio
+from novoclip.safe_math import hypotenuse, wide_ratio
 
 FORMS = ("inverse", "proportional")
 
@@ -87,7 +87,7 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
 
         if form == "inverse":
             root = learn(norms, rate)
-            limits = ratio(scale, jnp.where(root > 0, root, 1))
+            limits = wide_ratio(scale, jnp.where(root > 0, root, 1))
             return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentMemory(root, ())
         limits = jnp.where(memory.seen > 0, scale * before, no_limit(norms.dtype))
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.

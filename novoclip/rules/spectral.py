@@ -14,6 +14,7 @@ from novoclip.leaves import named_leaves, with_numbers
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import leaf_axes
+from novoclip.singular import rebuild, values_of
 from novoclip.stacks import Stacked, resolve_stacked
 
 
@@ -71,36 +72,21 @@ def singular_values(stacked: Stacked = 0) -> Measure:
     return Measure(norms, rescale, name="singular value")
 
 
-def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return matrices of numbers up to 1, zero where one is not finite, and what they were divided by."""
-    dtype = accumulation_dtype(stack.dtype)
-    wide = stack if jnp.iscomplexobj(stack) else stack.astype(dtype)
-    largest = jnp.max(jnp.abs(wide), axis=(1, 2), keepdims=True, initial=0)
-    usable = jnp.isfinite(largest) & (largest > 0)
-    by = jnp.where(usable, largest, 1)
-    shrink = jnp.where(by > 2.0**100, 2.0**-100, 1.0).astype(dtype)  # the inverse itself may be too small for a number
-    scaled = (wide * shrink.astype(wide.dtype)) / (by * shrink).astype(wide.dtype)
-    return jnp.where(usable, scaled, jnp.zeros((), wide.dtype)), largest[:, :, 0]
-
-
 def _values(stack: jax.Array) -> jax.Array:
     if not stack.size:
         return jnp.zeros((stack.shape[0], min(stack.shape[1:])), accumulation_dtype(stack.dtype))
-    scaled, largest = _scaled(stack)
-    values = jnp.linalg.svd(scaled, compute_uv=False)
-    return jnp.where(jnp.isfinite(largest), values * largest, largest)
+    return values_of(stack)
 
 
 def _with_values(stack: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     if not stack.size:
         return stack
-    scaled, largest = _scaled(stack)
-    left, _, right = jnp.linalg.svd(scaled, full_matrices=False)
     # What is nothing but rounding beside the largest has no direction, and must not be made larger.
     noise = old <= max(stack.shape[1:]) * jnp.finfo(old.dtype).eps * jnp.max(old, axis=1, keepdims=True)
     new = jnp.where(noise, jnp.minimum(old, new), new)
-    rebuilt = (left * new[:, None, :].astype(left.dtype)) @ right
-    lost = ~jnp.isfinite(largest) & jnp.any(new != 0, axis=1, keepdims=True)  # let through as it came
+    rebuilt = rebuild(stack, old, new)
+    finite = jnp.isfinite(jnp.sum(old, axis=1, keepdims=True))
+    lost = ~finite & jnp.any(new != 0, axis=1, keepdims=True)  # let through as it came
     same = (jnp.all(old == new, axis=1, keepdims=True) | lost)[:, :, None]
     return jnp.where(same, stack, rebuilt.astype(stack.dtype))
 

@@ -12,7 +12,7 @@ from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
-from novoclip.safe_math import ratio
+from novoclip.safe_math import wide_ratio
 
 
 def trust_ratio(
@@ -60,7 +60,7 @@ def trust_ratio(
         rate = 1.0 if learning_rate is None else learning_rate
         by = value_at(rate, step, norms, "learning_rate")
         usable = (sizes > 0) & (by > 0)
-        limits = ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
+        limits = wide_ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
         return jnp.where(usable, limits, no_limit(norms.dtype)), memory
 
     return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")

@@ -89,10 +89,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", nargs="+", help="test files, or other arguments of pytest, instead of the hints")
     parser.add_argument("--hints-only", action="store_true", help="do not run the rest of the suite where hints pass")
-    parser.add_argument("--only", default="", help="only faults with this in their name")
+    parser.add_argument("--only", nargs="+", default=[""], help="only faults with one of these in their name")
     parser.add_argument("--workers", type=int, default=0, help="processes for each run of pytest")
     options = parser.parse_args()
-    chosen = [fault for fault in FAULTS if options.only in fault.name]
+    chosen = [fault for fault in FAULTS if any(words in fault.name for words in options.only)]
     for fault in chosen:
         planted(fault)
     print("| fault | file | first test that fails |\n|---|---|---|")

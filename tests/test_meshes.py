@@ -213,8 +213,8 @@ def test_across_shards_names_what_is_wrong():
     with pytest.raises(TypeError, match=r"sharded must say True or False; got 1 for 'a'"):
         jax.vmap(across(axis_name="i", sharded={"a": 1}).init, axis_name="i")({"a": jnp.ones((2, 3))})
     for wrong, message in (
-        ({"b": True}, "sharded has no entry for 'a', but for 'b'"),
-        (None, "sharded has no entry for 'a', but for nothing"),
+        ({"b": True}, "sharded has no entry for 'a'; its entries are for 'b'"),
+        (None, "sharded has no entry for 'a'; its entries are for no leaf"),
         (lambda path, _: path == "b", "sharded says True for no leaf, of 'a' and so on"),
     ):
         shards = across(axis_name="i", sharded=wrong)

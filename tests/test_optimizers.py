@@ -240,7 +240,8 @@ def test_adam_and_heavy_ball_are_optaxs():
 
 
 def test_a_constant_gradient_never_makes_centered_rmsprop_nan():
-    constant = jnp.full(3, 123.4, jnp.float32)
+    # Which of them are rounded to a negative variance depends on how the program is compiled.
+    constant = jnp.linspace(1.0, 500.0, 256, dtype=jnp.float32)
     ours, theirs = novoclip.rmsprop(0.1, centered=True), optax.rmsprop(0.1, centered=True)
     for transform, broken in ((ours, False), (theirs, True)):
         update, state, seen = jax.jit(transform.update), transform.init(constant), False

@@ -12,6 +12,7 @@ from novoclip.testing.subject import (
     filled,
     is_finite,
     is_zero,
+    main_dtype,
     of_dtype,
     random_tree,
     shaped,
@@ -120,7 +121,7 @@ def derivatives_are_finite(subject: Subject) -> None:
 
 def derivatives_are_those_of_differences(subject: Subject) -> None:
     """The derivative of the update along a direction is what central differences give."""
-    dtype = computed_dtypes()[-1]
+    dtype = main_dtype()
     step, tolerance = (1e-5, 1e-6) if dtype == jnp.float64 else (3e-3, 2e-2)
     params, run = random_tree(dtype=dtype), subject.jitted
     _, state = run.update(random_tree(1, dtype), run.init(params), params)
@@ -148,7 +149,7 @@ def complex_gradients_keep_their_phase(subject: Subject) -> None:
     run = subject.jitted
     real, imaginary = random_tree(1), random_tree(2)
     gradients = of_dtype(
-        jax.tree.map(lambda a, b: 3 * np.asarray(a) + 3j * np.asarray(b), real, imaginary), jnp.complex64
+        jax.tree.map(lambda a, b: 3 * np.asarray(a) + 3j * np.asarray(b), real, imaginary), main_dtype(imaginary=True)
     )
     updates, state = run.update(gradients, run.init(gradients), gradients)
     for before, after in zip(jax.tree.leaves(gradients), jax.tree.leaves(updates), strict=True):
@@ -209,7 +210,7 @@ def _no_dtype_lets_it_pass(subject: Subject) -> None:
         broken = params | {"bias": filled(params["bias"], jnp.nan)}
         updates, _ = run.update(broken, run.init(params), params)
         assert is_finite(updates), f"{dtype}: NaN became {updates}"
-    params = random_tree(dtype=jnp.complex64)
+    params = random_tree(dtype=main_dtype(imaginary=True))
     for bad in (complex(np.inf, 1.0), complex(1.0, -np.inf), complex(np.nan, 1.0)):
         broken = filled(params, bad)
         updates, _ = run.update(broken, run.init(params), params)
@@ -222,7 +223,7 @@ def records_change_nothing(subject: Subject) -> None:
     params = random_tree()
     for value in (1.0, 1e30, jnp.nan, jnp.inf):
         gradients = of_dtype(
-            jax.tree.map(lambda leaf, value=value: np.asarray(leaf) * value, random_tree(1)), jnp.float32
+            jax.tree.map(lambda leaf, value=value: np.asarray(leaf) * value, random_tree(1)), main_dtype()
         )
         updates, _ = run.update(gradients, run.init(params), params)
         jax.tree.map(np.testing.assert_array_equal, updates, gradients)

@@ -109,17 +109,22 @@ def computed_dtypes() -> list[Any]:
     return [jnp.float64] if _double() else dtypes()
 
 
+def main_dtype(*, imaginary: bool = False) -> Any:
+    """Return the widest real or complex dtype: what is computed in it is not compiled for another one as well."""
+    return jnp.result_type(complex if imaginary else float)
+
+
 def _double() -> bool:
     return jnp.result_type(float) == jnp.float64
 
 
 def random_tree(
-    seed: int = 0, dtype: Any = jnp.float32, scale: float = 1.0, shapes: Mapping[str, tuple[int, ...]] = SHAPES
+    seed: int = 0, dtype: Any = None, scale: float = 1.0, shapes: Mapping[str, tuple[int, ...]] = SHAPES
 ) -> dict[str, jax.Array]:
-    """Return a tree of normally distributed leaves, times `scale`: by default four, of rank 0 to 3."""
+    """Return a tree of normally distributed leaves, times `scale`: four of rank 0 to 3, unless `shapes` differs."""
     generator = np.random.default_rng(seed)
     draw = {name: scale * generator.normal(size=shape) for name, shape in shapes.items()}
-    return of_dtype(draw, dtype)
+    return of_dtype(draw, main_dtype() if dtype is None else dtype)
 
 
 def of_dtype(tree: Any, dtype: Any) -> Any:

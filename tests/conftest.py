@@ -8,8 +8,7 @@ import os
 from tests import programs
 
 # Before JAX starts.
-platform = os.environ.get("NOVOCLIP_TEST_PLATFORM", "cpu")
-os.environ |= programs.CACHE | {"JAX_PLATFORMS": platform, "XLA_FLAGS": programs.flags(devices=8)}
+os.environ |= programs.CACHE | {"JAX_PLATFORMS": programs.PLATFORM, "XLA_FLAGS": programs.flags(devices=8)}
 
 from hypothesis import settings
 import jax

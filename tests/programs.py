@@ -33,6 +33,7 @@ QUICK = (
 )
 TRIED = ((0, 10), (0, 13))
 OLDER_THAN_12 = ("--xla_cpu_use_fusion_emitters=false",)
+PLATFORM = os.environ.get("NOVOCLIP_TEST_PLATFORM", "cpu")
 DEVICES = "--xla_force_host_platform_device_count"
 # A call that must never end is ended after this many seconds: a hang, whatever the machine.
 HANG = 20 * 60

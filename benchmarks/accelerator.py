@@ -191,6 +191,7 @@ def table(options: argparse.Namespace, until: float) -> None:
 def tests(seconds: float) -> None:
     """Run the tests of numerics on this device, and print their last line."""
     environment = {"NOVOCLIP_TEST_PLATFORM": jax.default_backend(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment |= {"NOVOCLIP_XLA": "usual"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8)), *TESTS]
     root = Path(__file__).parent.parent
     print(f"### Tests of numerics: `pytest {' '.join(TESTS)}`\n", flush=True)

@@ -1,11 +1,15 @@
-"""Tests run on the CPU with eight devices, fixed seeds, and a cache of compiled programs."""
+"""Tests run on the CPU with eight devices, fixed seeds, and a cache of compiled programs.
+
+NOVOCLIP_TEST_PLATFORM=cuda runs them on a GPU, for the tests of numerics: benchmarks/accelerator.py does.
+"""
 
 import os
 
 from tests import programs
 
 # Before JAX starts.
-os.environ |= programs.CACHE | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": programs.flags(devices=8)}
+platform = os.environ.get("NOVOCLIP_TEST_PLATFORM", "cpu")
+os.environ |= programs.CACHE | {"JAX_PLATFORMS": platform, "XLA_FLAGS": programs.flags(devices=8)}
 
 from hypothesis import settings
 import jax

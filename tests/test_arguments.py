@@ -250,10 +250,9 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_more_than_64_copies_of_the_parameters_are_asked_for(name):
-    # Known from shapes alone: 7 GB could not be made here so quickly.
-    params = {"a": jax.ShapeDtypeStruct((3000, 1000), jnp.float32), "b": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
-    with pytest.raises(ValueError, match=r"copies of the parameters.*GB for 3000010 elements.*window=.*max_copies="):
-        jax.eval_shape(LONG[name]("element").init, params) if "65" not in name else pytest.fail("0.8 GB")
+    params = {"a": jax.ShapeDtypeStruct((4000, 1000), jnp.float32), "b": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"copies of the parameters.*GB for 4000010 elements.*window=.*max_copies="):
+        jax.eval_shape(LONG[name]("element").init, params)
     jax.eval_shape(LONG[name](novoclip.elements(max_copies=1000)).init, params)
     jax.eval_shape(LONG[name]("tensor").init, params)
     LONG[name]("element").init({})
@@ -347,8 +346,8 @@ ROUNDED = [
     for entry in CATALOG
     for name in inspect.signature(entry.make).parameters
     if name in SENSITIVE
-    and name not in ("momentum",)
-    and not isinstance(default_of(entry, entry.examples[0], name), str)
+    and not isinstance(default_of(entry, entry.examples[0], name), str)  # decay="decoupled"
+    and not entry.examples[0].get("nesterov")  # beside which there is no dampening
 ]
 
 

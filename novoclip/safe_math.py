@@ -1,5 +1,6 @@
 """Quotients, roots and sums that stay in the range of numbers, as their derivatives do."""
 
+import math
 from typing import Any
 
 import jax
@@ -43,9 +44,14 @@ def first_factor(quotient: jax.Array) -> jax.Array:
 
 def power_near(size: jax.Array) -> jax.Array:
     """Return a power of two by which a size at least 0 is multiplied so that its square and inverse are in range."""
+    return jnp.square(_half_near(size))
+
+
+def _half_near(size: jax.Array) -> jax.Array:
     ranges = RANGES[jnp.finfo(size.dtype).bits]
-    up = jnp.where(size < ranges.tiny, ranges.shift, 1.0)
-    return lax.stop_gradient(jnp.where(size > 1 / ranges.tiny, 1 / ranges.shift, up).astype(size.dtype))
+    half = math.sqrt(ranges.shift)
+    up = jnp.where(size < ranges.tiny, half, 1.0)
+    return lax.stop_gradient(jnp.where(size > 1 / ranges.tiny, 1 / half, up).astype(size.dtype))
 
 
 def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -53,8 +59,9 @@ def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
     XLA may multiply by the inverse, which is flushed to 0 from 8.5e37 on in float32.
     """
-    near = power_near(denominator)
-    return numerator / (denominator * near) * near
+    # Half before and half after: what is out of range between is so in the end.
+    half = _half_near(denominator)
+    return (numerator * half) / (denominator * jnp.square(half)) * half
 
 
 def logarithm(size: jax.Array) -> jax.Array:

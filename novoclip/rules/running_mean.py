@@ -74,7 +74,7 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup
         rate = jnp.maximum(rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
         mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
         memory_after = choose(norms > 0, RunningMeanMemory(mean, seen), memory)
-        return jnp.where(memory.seen >= warmup, limits, jnp.inf), memory_after
+        return jnp.where(memory.seen >= warmup, limits, none), memory_after
 
     return make_limit(init, update, name="running_mean")
 

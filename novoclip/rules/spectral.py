@@ -85,7 +85,7 @@ def _with_values(stack: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     noise = old <= max(stack.shape[1:]) * jnp.finfo(old.dtype).eps * jnp.max(old, axis=1, keepdims=True)
     new = jnp.where(noise, jnp.minimum(old, new), new)
     rebuilt = rebuild(stack, old, new)
-    finite = jnp.isfinite(jnp.sum(old, axis=1, keepdims=True))
+    finite = jnp.all(jnp.isfinite(old), axis=1, keepdims=True)
     lost = ~finite & jnp.any(new != 0, axis=1, keepdims=True)  # let through as it came
     same = (jnp.all(old == new, axis=1, keepdims=True) | lost)[:, :, None]
     return jnp.where(same, stack, rebuilt.astype(stack.dtype))

@@ -53,6 +53,7 @@ from novoclip.optimizers import (
 )
 from novoclip.rules import (
     AdaGCMemory,
+    ArithmeticQuantileMemory,
     AverageMemory,
     HistoryMemory,
     QuantileMemory,
@@ -104,6 +105,7 @@ __all__ = [
     "AdaGCMemory",
     "AdagradMemory",
     "AdamMemory",
+    "ArithmeticQuantileMemory",
     "AverageMemory",
     "CarryState",
     "ClipState",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from novoclip.counting import count_in_a_row, count_up
 from novoclip.leaves import named_leaves
 from novoclip.mesh import across_devices, leaf_axes, shards
-from novoclip.shapes import is_beyond
+from novoclip.rounding import is_beyond
 
 
 class ClipState(NamedTuple):
@@ -53,10 +53,10 @@ def check_counts(state: ClipState, *, counting: bool) -> None:
         raise ValueError(msg)
 
 
-def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array) -> ClipState:
+def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array, rounding: float | None = None) -> ClipState:
     """Return the state with this step's norms, compared with their limits, counted."""
     finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & is_beyond(norms, limits)
+    beyond = finite & is_beyond(norms, limits, rounding)
     return state._replace(
         fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
         clipped=count_up(state.clipped, jnp.any(beyond)),

@@ -13,13 +13,14 @@ from novoclip.clip_state import ClipState, advance_counts, advance_element_count
 from novoclip.counting import count_up
 from novoclip.granularity import PER, resolve_measure
 from novoclip.leaves import is_measured, reject_integers
-from novoclip.limits import Limit, kept_where_not_finite
+from novoclip.limits import Limit, kept_where_not_finite, name_of
 from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.origin import check_origin, made_by
-from novoclip.per_element import over_leaves
+from novoclip.per_element import check_history, over_leaves
 from novoclip.ranges import limits_as, no_limit
-from novoclip.shapes import CUTS, SHAPES, is_beyond
+from novoclip.rounding import is_beyond, rounded_like, rounding_of
+from novoclip.shapes import CUTS, SHAPES
 
 NONFINITE = ("zero", "propagate")
 
@@ -83,11 +84,11 @@ def clip(
     if not blockwise:
         advance = over_leaves(advance, measure.max_copies)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
-
-    origin = made_by(f"{limit.name} per {measure.name}")
+    origin = made_by(f"{name_of(limit)} per {measure.name}")
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
+        check_history(limit, norms, params, measure.max_copies)
         state = ClipState(
             steps=jnp.zeros((), jnp.int32),
             norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
@@ -116,12 +117,16 @@ def clip(
             _check_blocks(norms, state.norms)
         sizes = _sizes(measure, params, norms) if limit.needs_params else None
         limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
-        rescaled = measure.rescale(updates, norms, jax.tree.map(target, norms, limits))
+        rounding = rounding_of(updates, norms, measure.rounding) if blockwise else 0.0
+        if not blockwise:
+            limits = rounded_like(limits, updates)
+        new = jax.tree.map(functools.partial(target, rounding=rounding), norms, limits)
+        rescaled = measure.rescale(updates, norms, new)
         state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
         if counting and not blockwise:
             state = advance_element_counts(state, seen, limits)
         elif counting:
-            state = advance_counts(state, norms, limits)
+            state = advance_counts(state, norms, limits, rounding)
         if blockwise:
             limits = jnp.where(jnp.isfinite(norms), limits_as(limits, state.limits.dtype), state.limits)
             state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
@@ -130,14 +135,16 @@ def clip(
     return masked(optax.GradientTransformationExtraArgs(init, update), mask)
 
 
-def new_norm(norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool) -> jax.Array:
+def new_norm(
+    norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool, rounding: float | None = None
+) -> jax.Array:
     """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
     # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
     known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
     norm_or_1 = jnp.where(known, norm, 1)
     new = SHAPES[shape](norm_or_1, limit)
     if shape in CUTS and not elementwise:
-        new = jnp.where(is_beyond(norm_or_1, limit), new, norm_or_1)
+        new = jnp.where(is_beyond(norm_or_1, limit, rounding), new, norm_or_1)
     if nonfinite == "zero":
         return jnp.where(known & jnp.isfinite(new), new, 0)
     return jnp.where(known, new, norm)

@@ -11,7 +11,7 @@ from novoclip.blocks import NORMS, Layout
 from novoclip.leaves import NamedLeaf, named_leaves
 from novoclip.measure import ELEMENTS, Measure, blocks_of, whole_leaves
 from novoclip.mesh import shards_of
-from novoclip.paths import check_distinct
+from novoclip.paths import check_distinct, is_function
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
 PER = ("tree", "tensor", "unit", "element")
@@ -208,7 +208,8 @@ def units(
       >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
       [5. 1.]
     """
-    return _slices(axes, resolve_axes(axes), norm, stacked, specs, "unit")
+    shown = "a function" if is_function(axes) else repr(axes)
+    return _slices(axes, resolve_axes(axes), norm, stacked, specs, f"unit (axes={shown})")
 
 
 def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str) -> Measure:

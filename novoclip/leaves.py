@@ -64,11 +64,6 @@ def finite_leaves(tree: Any) -> jax.Array:
     return jnp.stack(bad) == 0 if leaves else jnp.zeros((0,), bool)
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Return whether all numbers of a tree are finite."""
-    return jnp.all(finite_leaves(tree))
-
-
 def _not_finite(leaf: jax.Array) -> jax.Array:
     """Return 1 if a number of a leaf is not finite, else 0."""
     return (~jnp.isfinite(jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype))))).astype(jnp.float32)

@@ -12,6 +12,7 @@ from novoclip.mesh import broadcast_like, placed_like
 from novoclip.origin import check_state
 from novoclip.ranges import limits_as, no_limit, without_infinity
 
+UNNAMED = "a Limit"
 NO_TRANSFORM = (
     "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
     "Called by itself, it takes norms and step=, as in limit.update(norms, memory, step=step)"
@@ -55,7 +56,7 @@ class Limit(NamedTuple):
     init: Callable[[Any], Any]
     update: LimitUpdate
     needs_params: bool = False
-    name: str = "a Limit"
+    name: str = UNNAMED
     signed: bool = False
 
 
@@ -155,6 +156,14 @@ def tighter(*limits: Limit) -> Limit:
     )
 
 
+def name_of(limit: Limit) -> str:
+    """Return what a Limit is called: one without a name is called after its functions."""
+    if limit.name != UNNAMED:
+        return limit.name
+    name = getattr(limit.update, "__qualname__", type(limit.update).__name__)
+    return f"{UNNAMED} ({getattr(limit.update, '__module__', '')}.{name})"
+
+
 def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
 
@@ -170,8 +179,8 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
 
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
-    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While all that a block
-    remembers is NaN, a limit that is NaN is none.
+    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
+    block remembers is NaN, a limit that is NaN is none.
     """
 
     @functools.cache
@@ -182,7 +191,8 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
     def begins_as_nan() -> bool:
         with jax.ensure_compile_time_eval():
             memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
-            return any(bool(jnp.any(jnp.isnan(array))) for array in _floating(memory))
+            known = [array for array in _floating(memory) if not isinstance(array, jax.core.Tracer)]
+            return any(bool(jnp.any(jnp.isnan(array))) for array in known)
 
     def init(norms: Any) -> Any:
         memory = limit.init(norms)
@@ -201,8 +211,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
         jax.tree.map(_check_unchanged, memory, learned)
         if begins_as_nan():
-            nothing = _missing(memory, norms) == sum(array.size for array in _floating(memory)) // max(norms.size, 1)
-            limits = jnp.where(nothing & jnp.isnan(limits), no_limit(limits.dtype), limits)
+            limits = jnp.where((_missing(memory, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.

@@ -39,6 +39,12 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
     return chosen
 
 
+def check_mask(mask: Any, tree: Any, argument: str) -> None:
+    """Raise, as `mask_tree` does, if there is a mask that does not fit."""
+    if mask is not None:
+        mask_tree(mask, tree, argument)
+
+
 def hide(tree: Any, chosen: Any) -> Any:
     """Return the tree with None in place of the leaves that a pytree of booleans excludes."""
     return jax.tree.map(lambda on, part: part if on else jax.tree.map(lambda _: None, part), chosen, tree)

@@ -32,7 +32,7 @@ def check_function(argument: str, answers: Sequence[tuple[Path, bool]], tree: An
     """
     paths = [path for path, _ in answers]
     check_distinct(argument, paths)
-    if paths and not any(hit for _, hit in answers) and not hides_leaves(tree):
+    if paths and not any(hit for _, hit in answers) and not is_part(tree):
         msg = f"{argument} {nothing}; the paths are {some_of(paths)}"
         raise ValueError(msg)
 
@@ -48,11 +48,6 @@ def check_entries(argument: str, entries: Iterable[tuple[str, ...]], tree: Any) 
             msg = f"{argument} has an entry for {'/'.join(keys)!r}, which is no leaf and no part of the parameters; "
             msg += f"the paths are {some_of(path for path, _ in nodes)}"
             raise ValueError(msg)
-
-
-def hides_leaves(tree: Any) -> bool:
-    """Whether a pytree has None, or what `optax.masked` and `optax.partition` have, in place of leaves."""
-    return any(_is_hidden(node) for _, node in leaves_with_paths(tree, is_leaf=_is_hidden))
 
 
 def is_part(tree: Any) -> bool:

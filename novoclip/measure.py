@@ -34,6 +34,7 @@ class Measure(NamedTuple):
       counts: `counts(tree)`: how many numbers each block has.
       with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
       name: what error messages call it: a state made with one is refused by a rule with another.
+      rounding: how many units in the last place a norm may be above its limit by rounding alone.
       max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
     """
 
@@ -45,6 +46,7 @@ class Measure(NamedTuple):
     with_norm: Callable[[str], "Measure"] = _lacking
     name: str = "a Measure"
     max_copies: int = 64
+    rounding: float = 4.0
 
 
 def blocks_of(

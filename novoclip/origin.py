@@ -36,7 +36,7 @@ def check_origin(state: Any, kind: Any, expected: Any) -> None:
       ValueError: naming both.
     """
     if not isinstance(state, kind):
-        msg = f"the state of {_text(expected)} is a {kind.__name__}; got {type(state).__name__}: call init again"
+        msg = f"{_text(expected)} needs a state of type {kind.__name__}; got {type(state).__name__}: call init again"
         raise ValueError(msg)
     if isinstance(state.origin, Origin) and type(state.origin) is not type(expected):
         msg = f"this state was made by {_text(state.origin)}; it is no state of {_text(expected)}: call init again"

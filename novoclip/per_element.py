@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from novoclip.leaves import is_measured
 from novoclip.limits import Limit
 
+LARGE = 2**20  # elements that any state may have
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -69,6 +71,24 @@ def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
             f"per='element' keeps {copies} copies of the parameters here, {_readable(size)} for {elements} elements, "
             f"and at most {max_copies} are allowed: write a smaller window=, or allow them by "
             f"per=novoclip.elements(max_copies={copies})"
+        )
+        raise ValueError(msg)
+
+
+def check_history(limit: Limit, norms: Any, params: Any, max_copies: int) -> None:
+    """Raise a ValueError if the state of a Limit of blocks is both large and many copies of the parameters.
+
+    Norms of elements, which are a pytree, are left to `over_leaves`.
+    """
+    if not hasattr(norms, "shape"):
+        return
+    elements = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params) if is_measured(leaf))
+    arrays = jax.tree.leaves(jax.eval_shape(lambda: limit.init(norms)))
+    if sum(array.size for array in arrays) > max(max_copies * elements, LARGE):
+        size = sum(array.size * array.dtype.itemsize for array in arrays)
+        msg = (
+            f"{limit.name} keeps {_readable(size)} for {norms.size} norms of {elements} elements, over {max_copies} "
+            "copies of the parameters: write a smaller window=, or take larger blocks"
         )
         raise ValueError(msg)
 

@@ -15,17 +15,6 @@ from novoclip.safe_math import wide_ratio
 Shape = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def is_beyond(norm: jax.Array, limit: jax.Array) -> jax.Array:
-    """Return which norms are above their limits by more than rounding, 4 units in the last place.
-
-    A block that was clipped before has a norm as far from its limit: it is rounded once when the factor is found,
-    once when it is multiplied and once when the norm is measured anew. The norms of single elements have no
-    rounding, and are compared as they are.
-    """
-    # Not limit * (1 + 4 eps), which may be beyond the range of numbers.
-    return norm - limit > 4 * jnp.finfo(norm.dtype).eps * limit
-
-
 def hard(norm: jax.Array, limit: jax.Array) -> jax.Array:
     """Cut off at the limit: min(n, c)."""
     # Not jnp.minimum: its derivative multiplies that of the limit, which may be infinite, with 0.

@@ -12,6 +12,7 @@ from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spikes import SpikeState
 from novoclip.leaves import is_measured
 from novoclip.optimizers.algorithm import OptimizerState
+from novoclip.origin import Origin
 from novoclip.paths import leaves_with_paths, make_path
 from novoclip.wrappers import CarryState
 
@@ -58,7 +59,13 @@ class BadSteps(NamedTuple):
 
 def bad_steps(opt_state: Any) -> list[BadSteps]:
     """Return what each state of novoclip in an optimizer state has counted, states inside others included."""
-    return [_read(state, path) for path, state in _found(opt_state, tuple(KINDS)) if not _is_empty(state.nonfinite)]
+    return [_read(state, path) for path, state in _found(opt_state, tuple(KINDS)) if _looks(state)]
+
+
+def _looks(state: Any) -> bool:
+    """Whether a state counts bad steps: an optimizer with nonfinite="propagate" does not look for them."""
+    propagates = isinstance(state, OptimizerState) and isinstance(state.origin, Origin) and _is_empty(state.leaf_steps)
+    return not _is_empty(state.nonfinite) and not propagates
 
 
 def broken_accumulators(opt_state: Any) -> list[str]:
@@ -87,7 +94,7 @@ def leaf_lines(counts: BadSteps, params: Any) -> list[str]:
     total, last = counts.leaf_steps, counts.leaf_last
     names = [f"leaf {i + 1} of {len(total)}" for i in range(len(total))]
     if params is not None:
-        names = [str(path) for path, leaf in leaves_with_paths(params) if is_measured(leaf)]
+        names = measured_paths(params)
     if len(names) != len(total):
         msg = (
             f"params has {len(names)} leaves with numbers, but the state of {counts.where} counts {len(total)}: "
@@ -102,6 +109,12 @@ def leaf_lines(counts: BadSteps, params: Any) -> list[str]:
             f"no leaf in at least {elsewhere} of {counts.steps} steps, but the loss, or a norm too large for its dtype"
         )
     return lines
+
+
+def measured_paths(tree: Any) -> list[str]:
+    """Return the paths of the leaves with numbers; by their keys where two would read alike."""
+    paths = [path for path, leaf in leaves_with_paths(tree) if is_measured(leaf)]
+    return [str(path) if paths.count(path) == 1 else " > ".join(map(repr, path.keys)) for path in paths]
 
 
 def _found(tree: Any, kinds: tuple[Any, ...], before: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:

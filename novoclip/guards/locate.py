@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from novoclip.guards.counters import BadSteps, bad_steps, broken_accumulators, leaf_lines
+from novoclip.guards.counters import BadSteps, bad_steps, broken_accumulators, leaf_lines, measured_paths
 
 
 def locate_nonfinite(state: Any, params: optax.Params) -> str:
@@ -25,7 +25,7 @@ def locate_nonfinite(state: Any, params: optax.Params) -> str:
 
     Raises:
       TypeError: if called inside `jit`.
-      ValueError: if there is no such state, or only one and its leaves are not those of `params`, or the state is that
+      ValueError: if there is no such state, or only one and it has more leaves than `params`, or the state is that
         of several runs.
 
     Example:
@@ -69,6 +69,7 @@ def _lines(counts: BadSteps, params: Any, *, alone: bool) -> list[str]:
     try:
         return leaf_lines(counts, params)
     except ValueError:
-        if alone:
+        more = params is not None and len(counts.leaf_steps) > len(measured_paths(params))
+        if alone and more:
             raise
         return leaf_lines(counts, None)

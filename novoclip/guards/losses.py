@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.limits import Limit
+from novoclip.limits import Limit, constant
 from novoclip.mesh import varying_axes
 from novoclip.rules.deviation import deviations_of_history
 
@@ -39,10 +39,11 @@ def checked_value_limit(value_limit: Any) -> Limit | None:
     """
     if value_limit is False:
         return None
-    limit = default_value_limit() if value_limit is None else value_limit
+    limit = default_value_limit() if value_limit is None else fixed(value_limit)
     if not isinstance(limit, Limit) or limit.needs_params:
         msg = (
-            "value_limit must be a Limit that needs no parameters, None for the default, or False to ignore the loss; "
+            "value_limit must be a number, a Limit that needs no parameters, None for the default, or False to ignore "
+            "the loss; "
             f"got {value_limit!r}"
         )
         raise TypeError(msg)
@@ -53,6 +54,14 @@ def checked_value_limit(value_limit: Any) -> Limit | None:
             "never negative. For a Limit of your own that works for them, write Limit(init, update, signed=True)"
         )
         raise ValueError(msg)
+    return limit
+
+
+def fixed(limit: Any) -> Any:
+    """Return a number, which may be negative, as the Limit that it stands for; anything else as it is."""
+    if isinstance(limit, numbers.Real) and not isinstance(limit, bool):
+        number = float(limit)
+        return constant(lambda _: number)
     return limit
 
 

@@ -12,13 +12,14 @@ from novoclip.arguments import check_choice, check_integer
 from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
-from novoclip.guards.losses import checked_value_limit, never_zero, scalar_loss
+from novoclip.guards.losses import checked_value_limit, fixed, never_zero, scalar_loss
 from novoclip.guards.shown import show
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
 from novoclip.limits import Limit, choose, kept_where_not_finite
 from novoclip.measure import norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import limits_as, no_limit
+from novoclip.rounding import is_beyond, rounding_of
 from novoclip.rules.running_mean import running_mean
 from novoclip.wrappers.inner import checked_inner
 
@@ -66,9 +67,9 @@ class SpikeState(NamedTuple):
 
 def skip_spikes(
     inner: optax.GradientTransformation,
-    limit: Limit | None = None,
+    limit: Limit | float | None = None,
     *,
-    value_limit: Limit | bool | None = None,
+    value_limit: Limit | float | bool | None = None,
     max_in_a_row: int = 16,
     learn: str = "good",
     mask: Any = None,
@@ -85,9 +86,9 @@ def skip_spikes(
 
     Args:
       inner: the optimizer, with the rules before it: `skip_spikes(optax.chain(clip, adam))`.
-      limit: the Limit of the norm. By default `running_mean(3.0, decay=0.9, warmup=7)`, three times the running
-        mean, which skips from the eighth norm on: docs/guards.md compares it with others on real trainings.
-      value_limit: the Limit of the loss, which must work for negative numbers too: `constant(50.0)`,
+      limit: the Limit of the norm, or a number. By default `running_mean(3.0, decay=0.9, warmup=7)`, three times the
+        running mean, which skips from the eighth norm on: docs/guards.md compares it with others on real trainings.
+      value_limit: the Limit of the loss, or a number, such as 50.0 or -5.0. It must work for negative losses too:
         `deviations_of_history`, `percentile_of_history`, `z_score`, or one of your own with `signed=True`. By
         default mean + 6 max(standard deviation, 0.01 |mean|) + 0.005, of the latest 128 losses, once there are 8.
         `False` ignores the loss, even one that is not finite.
@@ -179,7 +180,7 @@ def skip_spikes(
             finite = finite & jnp.isfinite(value)
         at_step = extra | {"step": state.steps}
         norm_limit, norm_memory = judge_norm.update(norm, state.norm_memory, None, **at_step)
-        spike = finite & (norm > norm_limit)
+        spike = finite & is_beyond(norm, norm_limit, rounding_of(shown.leaves, norm))
         new_value_limit, value_memory = state.value_limit, state.value_memory
         if judge_value is not None and value is not None:
             new_value_limit, value_memory = judge_value.update(never_zero(value), value_memory, None, **at_step)
@@ -220,9 +221,9 @@ def skip_spikes(
 
 
 def _checked_limit(limit: Any) -> Limit:
-    bound = running_mean(3.0, decay=0.9, warmup=7) if limit is None else limit
+    bound = running_mean(3.0, decay=0.9, warmup=7) if limit is None else fixed(limit)
     if not isinstance(bound, Limit) or bound.needs_params:
-        msg = f"limit must be a Limit that needs no parameters; got {limit!r}"
+        msg = f"limit must be a number, or a Limit that needs no parameters; got {limit!r}"
         raise TypeError(msg)
     return bound
 

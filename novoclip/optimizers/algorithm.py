@@ -12,7 +12,7 @@ from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.blocks import common_dtype
 from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, narrow, reject_integers
-from novoclip.masks import mask_tree, with_gradients
+from novoclip.masks import check_mask, mask_tree, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.origin import check_origin, made_by
@@ -144,6 +144,7 @@ def _transform(
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(in_precision, dtype=common_dtype(measured_leaves(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
+        check_mask(weight_decay_mask, params, "weight_decay_mask")
         inside = () if clip is None else rule.init(params)
         check_rule_state("clip", inside, OptimizerState)
         state = OptimizerState(zero(), zero(), algorithm.init(shapes), inside, origin)
@@ -173,7 +174,7 @@ def _transform(
 
         if decay == "coupled":
             gradients = pull(gradients, step)
-        learned = algorithm.learn(gradients, before, step)
+        learned = learned_from(algorithm, gradients, before, step)
         check_shapes(learned, before, algorithm.name)
         memory = if_finite(learned, before)
         direction = algorithm.direction(gradients, memory, step)
@@ -198,6 +199,16 @@ def _transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:
+    """Return what an Algorithm learns, or raise a ValueError that names it if gradients and memory do not fit."""
+    try:
+        return algorithm.learn(gradients, memory, step)
+    except ValueError as error:
+        msg = f"the gradients do not fit the state of {algorithm.name}: they must have the structure of the parameters "
+        msg += f"given to init, and a leaf may be None only if it was None there too: {error}"
+        raise ValueError(msg) from error
 
 
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:

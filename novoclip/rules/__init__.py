@@ -13,7 +13,12 @@ from novoclip.rules.normalized import normalize_by_norm
 from novoclip.rules.qk import qk_clip
 from novoclip.rules.record import record
 from novoclip.rules.running_mean import RunningMeanMemory, clip_by_running_mean, running_mean
-from novoclip.rules.running_quantile import QuantileMemory, clip_by_running_quantile, running_quantile
+from novoclip.rules.running_quantile import (
+    ArithmeticQuantileMemory,
+    QuantileMemory,
+    clip_by_running_quantile,
+    running_quantile,
+)
 from novoclip.rules.second_moment import SecondMomentMemory, clip_by_second_moment, second_moment
 from novoclip.rules.spectral import clip_by_spectral_norm, singular_values
 from novoclip.rules.stable_spam import AverageMemory, RootRatioMemory, adaclip, adagn
@@ -23,6 +28,7 @@ from novoclip.rules.zclip import ZScoreMemory, z_score, zclip
 
 __all__ = [
     "AdaGCMemory",
+    "ArithmeticQuantileMemory",
     "AverageMemory",
     "HistoryMemory",
     "QuantileMemory",

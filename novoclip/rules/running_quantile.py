@@ -17,12 +17,21 @@ from novoclip.safe_math import logarithm
 FORMS = ("geometric", "arithmetic")
 
 
-class QuantileMemory(NamedTuple):
-    """What `running_quantile` remembers.
+class ArithmeticQuantileMemory(NamedTuple):
+    """What `running_quantile` remembers in the arithmetic form: under another name than in the other form.
 
     Attributes:
-      estimate: `(*blocks)`, the quantile, or its logarithm in the geometric form; infinite
-        before the first norm that is not 0.
+      quantile: `(*blocks)`, the quantile; infinite before the first norm that is not 0.
+    """
+
+    quantile: jax.Array
+
+
+class QuantileMemory(NamedTuple):
+    """What `running_quantile` remembers in the geometric form.
+
+    Attributes:
+      estimate: `(*blocks)`, the logarithm of the quantile; infinite before the first norm that is not 0.
     """
 
     estimate: jax.Array
@@ -76,25 +85,27 @@ def running_quantile(
     if initial is not None:
         check_number("initial", initial, exclude_low=True, exclude_high=True)
     geometric = form == "geometric"
+    remembered: Any = QuantileMemory if geometric else ArithmeticQuantileMemory
 
-    def init(norms: Any) -> QuantileMemory:
-        return QuantileMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype))
+    def init(norms: Any) -> Any:
+        return remembered(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype))
 
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, QuantileMemory]:
+    ) -> tuple[Any, Any]:
         del param_norms, extra
+        (known,) = memory
         first = norms if initial is None else value_at(initial, step, norms, "initial")
         first = jnp.where(first > 0, first, 1)
-        begun = is_limit(memory.estimate)
-        estimate = jnp.where(begun, memory.estimate, logarithm(first) if geometric else first)
+        begun = is_limit(known)
+        estimate = jnp.where(begun, known, logarithm(first) if geometric else first)
         # Before the first step the limit is `initial` itself, not the exponential of its logarithm.
         limits = jnp.where(begun, jnp.exp(estimate), first) if geometric else estimate
         limits = jnp.where(begun | (norms > 0), limits, no_limit(norms.dtype))
         within = (norms <= limits).astype(norms.dtype)
         moved = estimate - value_at(rate, step, norms, "rate") * (within - value_at(quantile, step, norms, "quantile"))
         moved = moved if geometric else jnp.maximum(moved, 0)
-        return limits, choose(norms > 0, QuantileMemory(moved), memory)
+        return limits, choose(norms > 0, remembered(moved), memory)
 
     return make_limit(init, update, name=f"running_quantile(form={form!r})")
 

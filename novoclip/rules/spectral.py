@@ -69,7 +69,7 @@ def singular_values(stacked: Stacked = 0) -> Measure:
             replaced.append(_with_values(stack, before, after).reshape(leaf.shape))
         return with_numbers(tree, replaced)
 
-    return Measure(norms, rescale, name="singular value")
+    return Measure(norms, rescale, name="singular value", rounding=64.0)
 
 
 def _values(stack: jax.Array) -> jax.Array:

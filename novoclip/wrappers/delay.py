@@ -71,6 +71,9 @@ def start_after(
     def update(
         updates: optax.Updates, state: DelayedState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, DelayedState]:
+        if not isinstance(state, DelayedState):
+            msg = f"start_after needs a state of type DelayedState; got {type(state).__name__}: call init again"
+            raise ValueError(msg)
         clipped, memory = rule.update(updates, state.inner, params, **extra)
         begun = state.steps - min(steps, jnp.iinfo(jnp.int32).max) + 1
         share = jnp.clip(begun.astype(jnp.float32) / float(ramp + 1), 0, 1)

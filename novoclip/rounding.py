@@ -1,0 +1,54 @@
+"""What rounding may do: a norm that is above its limit by no more than that is within it."""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from novoclip.leaves import is_measured
+
+UNITS = 4  # in the last place of a norm: see is_beyond
+
+
+def is_beyond(norm: jax.Array, limit: jax.Array, rounding: float | None = None) -> jax.Array:
+    """Return which norms are above their limits by more than rounding, 4 units in the last place.
+
+    A block that was clipped before has a norm as far from its limit: it is rounded once when the factor is found,
+    once when it is multiplied and once when the norm is measured anew. The norms of single elements have no
+    rounding, and are compared as they are.
+
+    Args:
+      norm: the norms.
+      limit: their limits.
+      rounding: what `rounding_of` says of the gradients; by default that of norms in their own dtype.
+    """
+    # Not limit * (1 + rounding), which may be beyond the range of numbers.
+    return norm - limit > (UNITS * jnp.finfo(norm.dtype).eps if rounding is None else rounding) * limit
+
+
+def rounding_of(tree: Any, norms: jax.Array, units: float = UNITS) -> float:
+    """Return the relative rounding of the norms of a pytree's blocks.
+
+    It is `units` in the last place of the norms, or one of the elements, where these have fewer bits. Where leaves
+    of several dtypes are several blocks, it is the former.
+    """
+    dtypes = {
+        leaf.dtype if hasattr(leaf, "dtype") else norms.dtype for leaf in jax.tree.leaves(tree) if is_measured(leaf)
+    }
+    coarse = [float(jnp.finfo(dtype).eps) for dtype in dtypes] if norms.ndim == 0 or len(dtypes) == 1 else []
+    return max([units * float(jnp.finfo(norms.dtype).eps), *coarse])
+
+
+def rounded_like(limits: Any, tree: Any) -> Any:
+    """Return limits of elements, rounded to what elements of 16 bits can hold."""
+    leaves = iter([leaf for leaf in jax.tree.leaves(tree) if is_measured(leaf)])
+
+    def each(limit: jax.Array) -> jax.Array:
+        info = jnp.finfo(jnp.result_type(next(leaves)))
+        if info.bits >= 32:
+            return limit
+        held = jnp.minimum(limit, jnp.asarray(info.max, limit.dtype))
+        return jnp.where(limit > held, limit, lax.reduce_precision(held, info.nexp, info.nmant))
+
+    return jax.tree.map(each, limits)

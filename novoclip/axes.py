@@ -37,7 +37,7 @@ def check_axes(axes: Any, axes_of: AxesOf, leaves: Sequence[tuple[Path, jax.Arra
     """Raise a ValueError if `axes` is a function that reduces no axis of any of these leaves of a pytree."""
     if callable(axes):
         check_function(
-            "axes", [(name, bool(axes_of(name, leaf))) for name, leaf in leaves], tree, "is () for every leaf"
+            "axes", [(name, bool(axes_of(name, leaf))) for name, leaf in leaves], tree, "is () for every leaf", axes_of
         )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from novoclip.paths import Path, check_distinct, leaves_with_paths, some_of
@@ -20,7 +22,9 @@ class ByPath(NamedTuple):
     check: Callable[[Any], None]
 
 
-def check_function(argument: str, answers: Sequence[tuple[Path, bool]], tree: Any, nothing: str) -> None:
+def check_function(
+    argument: str, answers: Sequence[tuple[Path, bool]], tree: Any, nothing: str, ask: Callable[[Any, Any], Any]
+) -> None:
     """Raise a ValueError if a function of paths matches no leaf, or cannot tell two leaves apart.
 
     Args:
@@ -29,10 +33,11 @@ def check_function(argument: str, answers: Sequence[tuple[Path, bool]], tree: An
       tree: the pytree that they are from. Where leaves are hidden, as in `optax.partition`, the function may
         be meant for these.
       nothing: what it says of every leaf then.
+      ask: the function, which is also asked about the paths of missing leaves.
     """
     paths = [path for path, _ in answers]
     check_distinct(argument, paths)
-    if paths and not any(hit for _, hit in answers) and not is_part(tree):
+    if paths and not any(hit for _, hit in answers) and not may_match_hidden(ask, tree):
         msg = f"{argument} {nothing}; the paths are {some_of(paths)}"
         raise ValueError(msg)
 
@@ -48,6 +53,21 @@ def check_entries(argument: str, entries: Iterable[tuple[str, ...]], tree: Any) 
             msg = f"{argument} has an entry for {'/'.join(keys)!r}, which is no leaf and no part of the parameters; "
             msg += f"the paths are {some_of(path for path, _ in nodes)}"
             raise ValueError(msg)
+
+
+def may_match_hidden(ask: Callable[[Any, Any], Any], tree: Any) -> bool:
+    """Whether a function of (path, leaf) may be meant for leaves that a pytree hides, or has None in place of."""
+    if is_part(tree):
+        return True
+    missing = [path for path, node in leaves_with_paths(tree, is_leaf=_is_hidden) if node is None]
+    return any(_answers(ask, path) for path in missing)
+
+
+def _answers(ask: Callable[[Any, Any], Any], path: Path) -> bool:
+    try:
+        return bool(ask(path, jax.ShapeDtypeStruct((), jnp.float32)))
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return True  # it looked at the leaf, of which nothing is known
 
 
 def is_part(tree: Any) -> bool:

@@ -30,7 +30,7 @@ def resolve_stacked(stacked: Stacked) -> ByPath:
 
         def check(tree: Any) -> None:
             answers = [(name, at(name, leaf) > 0) for name, leaf in named_leaves(tree)]
-            check_function("stacked", answers, tree, "is 0 for every leaf")
+            check_function("stacked", answers, tree, "is 0 for every leaf", at)
 
         return ByPath(at, check)
     entries = leaves_with_paths(stacked)

@@ -328,8 +328,8 @@ def test_a_loss_of_another_type_is_refused_by_name(value):
 
 
 def test_arguments_of_another_type_are_refused_by_name():
-    for wrong in (1.0, optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
-        with pytest.raises(TypeError, match="limit must be a Limit"):
+    for wrong in ("1.0", True, optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
+        with pytest.raises(TypeError, match="limit must be a number, or a Limit"):
             novoclip.skip_spikes(optax.sgd(0.1), wrong)
     for wrong in (16.0, True, "16"):
         with pytest.raises(TypeError, match="max_in_a_row"):
@@ -341,8 +341,8 @@ def test_arguments_of_another_type_are_refused_by_name():
             guard(0.1)
     with pytest.raises(ValueError, match="policy"):
         novoclip.guard_nonfinite(optax.sgd(0.1), policy="zero")
-    for wrong in (1.0, True, "no", optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
-        with pytest.raises(TypeError, match="value_limit must be a Limit"):
+    for wrong in (True, "no", optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
+        with pytest.raises(TypeError, match="value_limit must be a number, a Limit"):
             novoclip.skip_spikes(optax.sgd(0.1), value_limit=wrong)
 
 

@@ -262,8 +262,11 @@ def test_parameters_of_other_blocks_are_refused():
     relative = novoclip.Limit(lambda norms: (), lambda norms, memory, sizes=None, **extra: (sizes, memory), True)
     gradients = {"a": jnp.ones(2), "b": jnp.ones(3)}
     rule = novoclip.clip("tensor", relative)
-    with pytest.raises(ValueError, match=r"the parameters have blocks of shape \(1,\), the gradients \(2,\)"):
+    with pytest.raises(ValueError, match="params must have the structure of the updates"):
         rule.update(gradients, rule.init(gradients), {"a": jnp.ones(2)})
+    by_unit = novoclip.clip("unit", relative)
+    with pytest.raises(ValueError, match=r"the parameters have blocks of shape \(2,\), the gradients \(3,\)"):
+        by_unit.update(jnp.ones((2, 3)), by_unit.init(jnp.ones((2, 3))), jnp.ones((2, 2)))
 
 
 @pytest.mark.usefixtures("x64")

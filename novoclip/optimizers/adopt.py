@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_number
+from novoclip.mesh import broadcast_like
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, root_average, zeros
 from novoclip.optimizers.thresholds import clipped_at
@@ -43,7 +44,7 @@ def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulabl
         # Behind the first gradient, which only begins v, the quotient may be as large as it likes.
         most = jnp.where(first, 0, step.value(limit, "bound"))
         scaled = jax.tree.map(lambda g, r: ratio(g, jnp.maximum(r, small).astype(g.dtype)), gradients, memory.root)
-        bounds = jax.tree.map(lambda r: jnp.broadcast_to(most, r.shape), memory.root)
+        bounds = jax.tree.map(lambda r: broadcast_like(most, r), memory.root)
         learned = root_average(gradients, memory.root, step.decay(b2, "b2"))
         return ADOPTMemory(
             average(clipped_at(scaled, bounds), memory.mu, step.decay(b1, "b1")),

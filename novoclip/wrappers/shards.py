@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from novoclip.leaves import named_leaves
-from novoclip.matching import ByPath, check_entries, is_part
+from novoclip.matching import ByPath, check_entries, may_match_hidden
 from novoclip.mesh import said_to_vary, varying_axes
 from novoclip.paths import Path, check_distinct, entry_for, is_function, leaves_with_paths, some_of
 from novoclip.wrappers.inner import checked_inner
@@ -106,7 +106,7 @@ def _resolve_sharded(sharded: Any) -> ByPath:
             check_distinct("sharded", [name for name, _ in leaves])
         else:
             check_entries("sharded", [path.keys for path, _ in leaves_with_paths(sharded)], tree)
-        if leaves and not any(answers) and not is_part(tree):
+        if leaves and not any(answers) and not may_match_hidden(at, tree):
             msg = f"sharded says True for no leaf, of {some_of(name for name, _ in leaves)}"
             raise ValueError(msg)
 

@@ -173,6 +173,9 @@ def table(options: argparse.Namespace, until: float) -> None:
             print("|---|---|---|---|---|---|---|---|")
             width = jnp.dtype(dtype).itemsize
             for label, make in transforms.items():
+                if time.perf_counter() > until:
+                    print(f"| {label} | no time was left |", flush=True)
+                    continue
                 moved = size * (BYTES_OF_ADAM - 3 * (4 - width) + (width if "clip" in label else 0))
                 try:
                     row = measure(make(), shapes, dtype, rounds=5)

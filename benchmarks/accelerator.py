@@ -31,6 +31,9 @@ import novoclip
 
 Transform = optax.GradientTransformation
 BYTES_OF_ADAM = 28  # in float32: read gradient, parameter and both moments; write the last three
+BACKENDS = {"gpu": "cuda,cpu"}  # what JAX_PLATFORMS is given; callbacks need a CPU beside it
+# Of eight CPU devices, of what XLA's CPU backend makes of Optax, and of callbacks.
+ONLY_CPU = ("sharded_arrays", "pmap_with", "optax_makes_one_and_two", "cost_another_pass")
 TESTS = ("tests/test_norms.py", "tests/test_rules.py", "tests/test_optimizers.py", "tests/test_closed_forms.py")
 
 
@@ -193,9 +196,21 @@ def table(options: argparse.Namespace, until: float) -> None:
 
 def tests(seconds: float) -> None:
     """Run the tests of numerics on this device, and print their last line."""
-    environment = {"NOVOCLIP_TEST_PLATFORM": jax.default_backend(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = {
+        "NOVOCLIP_TEST_PLATFORM": f"{BACKENDS.get(jax.default_backend(), jax.default_backend())}",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
     environment |= {"NOVOCLIP_XLA": "usual"}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8)), *TESTS]
+    options = [
+        "-q",
+        "-p",
+        "no:benchmark",
+        "-n",
+        str(min(os.cpu_count() or 1, 8)),
+        "-k",
+        f"not ({' or '.join(ONLY_CPU)})",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, *TESTS]
     root = Path(__file__).parent.parent
     print(f"### Tests of numerics: `pytest {' '.join(TESTS)}`\n", flush=True)
     try:

@@ -3,7 +3,9 @@
 NOVOCLIP_TEST_PLATFORM=cuda runs them on a GPU, for the tests of numerics: benchmarks/accelerator.py does.
 """
 
+import gc
 import os
+from pathlib import Path
 
 from tests import programs
 
@@ -16,8 +18,24 @@ import jax.experimental
 import pytest
 
 collect_ignore = ["trajectories/make.py", "trajectories/make_rules.py"]  # need torch, Keras, authors' code
+MOST = 1.5e9  # bytes of memory
 settings.register_profile("novoclip", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("novoclip")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_dropped_when_they_are_many():
+    """Compiled programs are kept while they take less than MOST bytes: few are shared by tests of several modules."""
+    yield
+    if resident() > MOST:
+        jax.clear_caches()
+        gc.collect()
+
+
+def resident():
+    """The bytes of memory that this process holds now, where the system says so."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 @pytest.fixture

@@ -89,8 +89,9 @@ def test_in_a_partition_each_guard_counts_its_own_part():
     ]
     alone = optax.masked(novoclip.guard_nonfinite(optax.sgd(1.0)), {"kernel": True, "bias": False})
     state = after(alone, SEQUENCE)
-    with pytest.raises(ValueError, match="params has 2 leaves with numbers, but the state of guard_nonfinite at inner"):
-        novoclip.locate_nonfinite(state, PARAMS)
+    assert novoclip.locate_nonfinite(state, PARAMS) == FOUND[0].replace("kernel", "leaf 1 of 1")
+    with pytest.raises(ValueError, match="params has 0 leaves with numbers, but the state of guard_nonfinite at inner"):
+        novoclip.locate_nonfinite(state, {})
     assert novoclip.locate_nonfinite(state, {"kernel": PARAMS["kernel"]}) == FOUND[0]
 
 

@@ -190,6 +190,7 @@ def test_train_lm_makes_every_optimizer(train_lm, name):
     assert np.all(np.asarray(updates) < 0)
 
 
+@pytest.mark.full
 def test_train_lm_with_another_optimizer(tmp_path):
     shown = output(
         "train_lm",

@@ -131,8 +131,7 @@ def _transform(
     nonfinite: str,
 ) -> optax.GradientTransformationExtraArgs:
     # A step is computed in at least float32 and cast to the gradient's dtype once, at its end.
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay)
+    check_decay(weight_decay, weight_decay_mask)
     check_choice("decay", decay, DECAYS)
     check_choice("nonfinite", nonfinite, NONFINITE)
     if clip is not None:
@@ -205,10 +204,19 @@ def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) 
     """Return what an Algorithm learns, or raise a ValueError that names it if gradients and memory do not fit."""
     try:
         return algorithm.learn(gradients, memory, step)
-    except ValueError as error:
-        msg = f"the gradients do not fit the state of {algorithm.name}: they must have the structure of the parameters "
-        msg += f"given to init, and a leaf may be None only if it was None there too: {error}"
+    except (TypeError, ValueError) as error:
+        msg = f"the gradients do not fit the state of {algorithm.name}: they must have the structure and the shapes of "
+        msg += f"the parameters given to init, and a leaf may be None only if it was None there too: {error}"
         raise ValueError(msg) from error
+
+
+def check_decay(weight_decay: Any, mask: Any) -> None:
+    """Raise if a weight decay is no number, or if there is a mask for none."""
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay)
+    elif mask is not None:
+        msg = "weight_decay_mask has no effect without weight_decay: write weight_decay=1e-4, say, as optax.adamw has"
+        raise ValueError(msg)
 
 
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:

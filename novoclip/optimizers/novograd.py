@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure, norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_decay, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import block_sizes, divide, real_zeros, root_average, zeros
 
 
@@ -37,8 +37,7 @@ def _novograd(
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
     check_number("eps", eps)
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay)
+    check_decay(weight_decay, weight_decay_mask)
     check_dtype("mu_dtype", mu_dtype)
     blocks = resolve_fixed(per)
 

@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm
-from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_decay, optimizer, scale_by
 from novoclip.optimizers.moments import debiased
 from novoclip.safe_math import ratio
 
@@ -26,8 +26,7 @@ def _stable_adamw(
     mu_dtype: Any,
 ) -> Algorithm:
     check_number("max_rms", max_rms, exclude_low=True)
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay)
+    check_decay(weight_decay, weight_decay_mask)
     adam = adam_algorithm(b1, b2, eps, 0.0, True, mu_dtype, None)
     blocks = resolve_fixed(per, "rms")
 

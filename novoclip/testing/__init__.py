@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 import optax
 
+from novoclip.arguments import check_choice
+from novoclip.blocks import NORMS
+from novoclip.granularity import PER
 from novoclip.testing import descent, interface, numerics, places, properties
 from novoclip.testing.subject import Subject
 from novoclip.wrappers.inner import checked_inner
@@ -146,7 +149,13 @@ def check_contract(subject: Subject | optax.GradientTransformation) -> Report:
 
 
 def run_checks(subject: Subject, checks: Sequence[Check] = CHECKS) -> Report:
-    """Return what these checks find, without raising."""
+    """Return what these checks find, without raising for what they find.
+
+    Raises:
+      ValueError: if the subject's kind, shape, granularity or norm is unknown.
+    """
+    for field, known in (("kind", ANY), ("shape", SHAPES), ("per", PER), ("norm", NORMS)):
+        check_choice(f"Subject.{field}", getattr(subject, field), known)
     skipped = {check.name: reason for check in checks if (reason := check.reason_to_skip(subject))}
     failed = {}
     for check in checks:

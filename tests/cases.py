@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from novoclip.catalog import CATALOG, Entry
 from novoclip.testing import Subject
@@ -64,6 +65,21 @@ class Case(NamedTuple):
             self.argument("norm", self.entry.norm),
             of_spikes=self.entry.of_spikes,
         )
+
+
+# Written as themselves, or one of those that share their code: where all are too many, the others are left to -m full.
+ALWAYS = (
+    *("clip_by_value", "clip_by_global_norm", "clip_by_second_moment", "autoclip", "agc", "clippy", "centralize"),
+    *("clip_by_spectral_norm", "record", "per_example", "uclip", "start_after", "skip_spikes", "guard_nonfinite"),
+    *("sgd", "adam", "novograd", "novoclip", "rmsprop", "adagrad", "zclip", "clip_by_norm", "nsgd"),
+)
+
+
+def sampled(cases):
+    """Parameters of a test: those of ALWAYS in every run, the others with -m full."""
+    return [
+        pytest.param(case, id=case.name, marks=() if case.entry.name in ALWAYS else pytest.mark.full) for case in cases
+    ]
 
 
 CASES = [Case(entry, arguments) for entry in CATALOG for arguments in entry.examples]

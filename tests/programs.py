@@ -17,10 +17,10 @@ WRITES_IN_PLACE = pytest.mark.skipif(
     reason="XLA of jax 0.7.2 keeps a float32 copy of the gradients for any rule or optimizer; 0.10.2 does not",
 )
 
-# Compiled programs are kept from one test run to the next, small ones too, and shared by all programs.
+# Compiled programs are kept from one test run to the next and shared by all programs, but for the smallest.
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 

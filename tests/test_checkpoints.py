@@ -78,7 +78,7 @@ def saved_steps(folder):
     return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(seed, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -1,7 +1,7 @@
 import pytest
 
 from novoclip.testing import CHECKS, check_contract, descent, interface, numerics, properties, run_checks
-from tests.cases import CASES, FULL_CASES
+from tests.cases import CASES, FULL_CASES, sampled
 
 # Options change numbers, hardly where a transform runs or its interface, which depend on float64 as little, and aliases
 # (scale_by_*) neither: that is left to -m full.
@@ -38,7 +38,7 @@ def test_numbers_of_options(case):
 
 
 @pytest.mark.usefixtures("x64")
-@named([case for case in FIRST if case.entry.kind in ("clip", "record", "transform")])
+@pytest.mark.parametrize("case", sampled(case for case in FIRST if case.entry.kind in ("clip", "record", "transform")))
 def test_contract_in_float64(case):
     """Of rules: the oracles of the optimizers and of most else compute in float64 anyway."""
     check(case, IN_FLOAT64)

@@ -18,7 +18,7 @@ import pytest
 import novoclip
 from novoclip.leaves import finite_leaves
 from novoclip.testing.subject import random_tree
-from tests.cases import AROUND, CASES
+from tests.cases import AROUND, CASES, sampled
 from tests.programs import ROOT
 
 FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
@@ -47,7 +47,7 @@ def run(transform, params, sizes, update=None):
     return updates, state
 
 
-@pytest.mark.parametrize("case", named(FIRST))
+@pytest.mark.parametrize("case", sampled(FIRST))
 def test_finite_gradients_pass_under_every_debugging_mode(case):
     transform = case.transform()
     sizes = (1.0, 2.0, 0.0, 1e4, 1e-30)

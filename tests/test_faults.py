@@ -7,6 +7,7 @@ import re
 import pytest
 
 from benchmarks import faults
+from tests.cases import ALWAYS
 
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 SCHEDULE = "main number a schedule that returns NaN at this step"
@@ -40,14 +41,6 @@ def finite(outcome):
     return outcome.memory != "not finite" and not any(
         text in outcome.words for text in (faults.NOT_FINITE, faults.LATER)
     )
-
-
-# Written as themselves, or one of those that share their code: the others are left to -m full.
-ALWAYS = (
-    *("clip_by_value", "clip_by_global_norm", "clip_by_second_moment", "autoclip", "agc", "clippy", "centralize"),
-    *("clip_by_spectral_norm", "record", "per_example", "uclip", "start_after", "skip_spikes", "guard_nonfinite"),
-    *("sgd", "adam", "novograd", "novoclip", "rmsprop", "adagrad"),
-)
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,10 @@ def test_every_check_can_fail():
 )
 def test_optaxs_transforms_pass(valid):
     check_contract(valid)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "rule"}, {"per": "layer"}, {"norm": "l3"}, {"shape": "soft"}])
+def test_a_subject_of_an_unknown_kind_is_refused(wrong):
+    field, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"Subject.{field} must be one of .*; got {value!r}"):
+        check_contract(Subject(novoclip.clip_by_norm(1.0), **wrong))

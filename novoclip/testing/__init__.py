@@ -154,8 +154,10 @@ def run_checks(subject: Subject, checks: Sequence[Check] = CHECKS) -> Report:
     Raises:
       ValueError: if the subject's kind, shape, granularity or norm is unknown.
     """
-    for field, known in (("kind", ANY), ("shape", SHAPES), ("per", PER), ("norm", NORMS)):
-        check_choice(f"Subject.{field}", getattr(subject, field), known)
+    check_choice("Subject.kind", subject.kind, ANY)
+    if subject.kind in MEASURED:
+        for field, known in (("shape", SHAPES), ("per", PER), ("norm", NORMS)):
+            check_choice(f"Subject.{field}", getattr(subject, field), known)
     skipped = {check.name: reason for check in checks if (reason := check.reason_to_skip(subject))}
     failed = {}
     for check in checks:

@@ -226,10 +226,10 @@ FAULTS = (
         ),
     ),
     Fault(
-        "zclip begins one step late",
+        "zclip begins one step early",
         "novoclip/rules/zclip.py",
-        "seen = jnp.minimum(memory.seen + 1, warmup)",
-        "seen = jnp.minimum(jnp.maximum(memory.seen, 1) + (memory.mean > 0), warmup)",
+        "warm = memory.seen >= warmup\n",
+        "warm = memory.seen >= warmup - 1\n",
         (only(RULES, "zclip"), RULES, MORE),
     ),
     Fault(
@@ -490,6 +490,6 @@ FAULTS = (
         "novoclip/telemetry.py",
         "jnp.sum(value) / max(value.size, 1)",
         "jnp.sum(value)",
-        (STATE, "--doctest-modules novoclip/telemetry.py", "tests/test_contract.py -k autoclip"),
+        ("tests/test_metrics.py", "--doctest-modules novoclip/telemetry.py", "tests/test_contract.py -k autoclip"),
     ),
 )

@@ -81,7 +81,7 @@ def blocks_of(
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:
-    """Return the shapes of a tree's norms; those of single numbers with the shardings of the leaves."""
+    """Return the shapes of the norms of a pytree; those of elements with the shardings of the leaves."""
     return (shapes_of if measure.elementwise else eval_shape)(measure.norms, tree)
 
 

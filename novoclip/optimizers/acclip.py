@@ -99,7 +99,7 @@ def scale_by_acclip(
       alpha: in [1, 2], likewise.
       previous: whether m is compared with the tau of the step before.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -155,7 +155,7 @@ def acclip(
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

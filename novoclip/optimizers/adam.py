@@ -98,7 +98,7 @@ def scale_by_adam(
         first steps are (1 - b1) / sqrt(1 - b2) times as long: 3.2 times with the defaults.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise. With 16 bits and b2 = 0.999 it hardly moves.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -156,7 +156,7 @@ def adam(
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

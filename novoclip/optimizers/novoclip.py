@@ -130,7 +130,7 @@ def scale_by_novoclip(
       bias_correction: whether to divide m and v by the weights that they have gathered.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       nu_dtype: that of sqrt(v), likewise.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -196,7 +196,7 @@ def novoclip(
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the gradient before its clip.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

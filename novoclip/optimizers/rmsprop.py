@@ -95,7 +95,7 @@ def scale_by_rmsprop(
         the direction grows to g / eps.
       momentum: of the directions, in [0, 1]: a float, an array or a schedule; None for none.
       nu_dtype: the dtype in which sqrt(R) is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -153,7 +153,7 @@ def rmsprop(
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

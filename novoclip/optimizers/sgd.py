@@ -26,7 +26,7 @@ def sgd(
       clip: any rule, applied to the gradient first.
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

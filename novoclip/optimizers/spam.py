@@ -100,7 +100,7 @@ def scale_by_spam(
         they do not, and the first directions after a reset are sqrt(1 / (1 - b2)) (1 - b1) times too
         long, which the warm-up then hides; with a short one, say True.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -166,7 +166,7 @@ def spam(
       weight_decay: at least 0, or None: a float, an array or a schedule.
       weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
       decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

@@ -76,7 +76,7 @@ def scale_by_stable_adamw(
       per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" leaves out a step with a gradient that is not finite, which no schedule counts; "propagate"
+      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
         does not look.
 
     Returns:
@@ -138,7 +138,7 @@ def stable_adamw(
         `novoclip.tensors(stacked=1)`, of which only the blocks count.
       mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
       clip: any rule, applied to the gradient first.
-      nonfinite: "skip" leaves out a step with a gradient that is not finite: its updates are 0,
+      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
         nothing but two counters moves. "propagate" does not look.
 
     Returns:

@@ -16,9 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from novoclip.testing.subject import random_tree
+from novoclip.testing import subject
 from tests.cases import CASES, Case
 
+# Without jit, every operation is compiled for each shape.
+SHAPES = {"kernel": (4, 3), "bias": (3,)}
+random_tree = functools.partial(subject.random_tree, shapes=SHAPES)
 # Fields of states that say what happened, and are not read by the next step.
 LOGS = ("steps", "norms", "norm", "limits", "limit", "value_limit", "fraction", "clipped", "nonfinite")
 LOGS = (*LOGS, "skipped", "released", "spikes_in_a_row", "leaf_steps", "leaf_last")
@@ -31,7 +34,7 @@ INTRODUCTION = """# Faults
 
 What each transform of the catalog makes of a bad gradient, or of a wrong use, at its second step. Found by
 `python benchmarks/faults.py`, with the first arguments that `novoclip/catalog.py` lists for each; float32, CPU, not
-compiled. Parameters are a tree of four leaves. A fault in one element or one leaf is in the 4 x 3 kernel.
+compiled. Parameters are a 4 x 3 kernel and a bias of 3; a fault in one element or one leaf is in the kernel.
 
 - "clipped": no number grew; "rescaled": some did; "a step": what an optimizer or a wrapper makes of a gradient.
 - memory is what later steps depend on: "kept" is bit for bit what it was, "-" means that there is none.

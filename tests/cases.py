@@ -75,10 +75,10 @@ ALWAYS = (
 )
 
 
-def sampled(cases):
-    """Parameters of a test: those of ALWAYS in every run, the others with -m full."""
+def sampled(cases, names=ALWAYS):
+    """Parameters of a test: those of these names in every run, the others with -m full."""
     return [
-        pytest.param(case, id=case.name, marks=() if case.entry.name in ALWAYS else pytest.mark.full) for case in cases
+        pytest.param(case, id=case.name, marks=() if case.entry.name in names else pytest.mark.full) for case in cases
     ]
 
 

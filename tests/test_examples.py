@@ -103,12 +103,15 @@ def test_train_lm_survives_nan_behind_the_rule_only(tmp_path):
     assert all(float(line["loss"]) < 10 for line in lines[30:60])
 
 
-def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(tmp_path):
+def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(train_lm, tmp_path, monkeypatch, capsys):
+    for name, value in {"LENGTH": 8, "BATCH": 2, "WIDTH": 8, "LAYERS": 1, "HEADS": 1}.items():  # compiled in a moment
+        monkeypatch.setattr(train_lm, name, value)
+    monkeypatch.setenv("COLUMNS", "120")
     text = tmp_path / "text.txt"
     text.write_text("Ünder the sea, in the storm. " * 40, encoding="utf-8")
-    shown = output(
-        "train_lm", "--steps", 20, "--log-every", 10, "--text", text, "--clip", "clip_by_value", "--out", tmp_path
-    )
+    arguments = ("--steps", 20, "--log-every", 10, "--text", text, "--clip", "clip_by_value", "--out", tmp_path)
+    assert train_lm.main(list(map(str, arguments))) == 0
+    shown = capsys.readouterr().out
     assert rows_of(shown)["Adam + clip_by_value"][2] == "not counted"
     assert "1,160 characters, 15 of them different" in shown
     assert {line["rule_limit"] for line in history_of(tmp_path / "storm_clip_by_value.csv")} == {""}

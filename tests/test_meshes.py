@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import novoclip
-from tests.cases import CASES
+from tests.cases import CASES, sampled
 
 SPECS = {"columns": P(None, "model"), "rows": P("model", None), "vector": P(("data", "model")), "whole": P()}
 STEPS = 3
@@ -151,7 +151,7 @@ def told(rule):
     )
 
 
-@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sampled(FIRST))
 def test_shards_of_which_nothing_is_recorded_give_what_whole_leaves_give(case, mesh):
     expected, statistics = on_one_device(case.name)
     unrecorded = on_mesh(functools.partial(scanned, told(split(case))), mesh, check_vma=False)
@@ -255,7 +255,7 @@ def test_what_moves_is_seen(mesh):
         assert max((size for _, size in kinds), default=0) == max((size for _, size in found), default=0)
 
 
-@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sampled(FIRST))
 def test_explicit_axis_types_give_what_whole_leaves_give_and_gather_nothing(case, mesh):
     expected, _ = on_one_device(case.name)
     function = jax.jit(functools.partial(scanned, case.transform()))

@@ -14,6 +14,7 @@ from novoclip.catalog import CATALOG
 from tests.oracles import more_limits as oracle
 from tests.oracles.blocks import blocks_of, clipped, norm_of, numbers_of
 from tests.oracles.limits import AutoClip, Constant, ZClip
+from tests.steps import compiled
 from tests.storm import SHAPES, storm
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -254,7 +255,7 @@ def test_singular_values_are_clipped_as_numpys(shape):
 @pytest.mark.parametrize("shape", CURVES)
 def test_a_stack_of_matrices_is_the_matrices_one_by_one(shape):
     stack = np.random.default_rng(2).normal(size=(4, 5, 3)) * np.array([1e-3, 1.0, 10.0, 1e3])[:, None, None]
-    one, many = (novoclip.clip_by_spectral_norm(0.8, stacked=stacked, shape=shape) for stacked in (0, 1))
+    one, many = (compiled(novoclip.clip_by_spectral_norm(0.8, stacked=stacked, shape=shape)) for stacked in (0, 1))
     together, _ = many.update(stack, many.init(stack))
     for matrix, found in zip(stack, together, strict=True):
         alone, _ = one.update(matrix, one.init(matrix))
@@ -269,7 +270,7 @@ def test_singular_values_far_beyond_the_limit_are_exact_to_a_part_of_it(largest,
     values = np.array([largest / 2**i for i in range(16)])
     matrix = (hadamard * values) @ np.roll(hadamard, 3, axis=0).T
     expected = (hadamard * [CURVES[shape](s, 1.0) for s in values]) @ np.roll(hadamard, 3, axis=0).T
-    rule = novoclip.clip_by_spectral_norm(1.0, shape=shape)
+    rule = compiled(novoclip.clip_by_spectral_norm(1.0, shape=shape))
     found, _ = rule.update(matrix, rule.init(matrix))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 

@@ -290,10 +290,39 @@ def test_a_spike_of_1e30_leaves_no_moment_infinite():
         assert np.all(np.abs(found) < 1)
 
 
-SURVIVORS = ["sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"]
+@pytest.mark.parametrize("size", [1e38, 2e38, 3e38])
+@pytest.mark.parametrize("per", ["tensor", "tree", "unit"])
+@pytest.mark.parametrize("make", [novoclip.scale_by_adagrad, novoclip.scale_by_novograd])
+def test_norms_near_the_largest_number_divide_too(make, per, size):
+    """XLA multiplies by the inverse of what all numbers of a block are divided by, and flushes it to 0."""
+    transform = make(per=per)
+    gradient = {"w": jnp.array([[0.6], [0.8]], jnp.float32) * jnp.float32(size)}
+    updates, _ = jax.jit(transform.update)(gradient, transform.init(gradient))
+    np.testing.assert_allclose(updates["w"], [[0.6], [0.8]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*SURVIVORS, "spam", "acclip", "adopt", "stable_adamw", "nsgd"])
+@pytest.mark.parametrize("per", ["tensor", "unit"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        novoclip.scale_by_adagrad,
+        novoclip.scale_by_novograd,
+        functools.partial(novoclip.scale_by_novoclip, clipping=1.0),
+    ],
+)
+def test_the_blocks_of_a_missing_gradient_are_missed(make, per):
+    """Where two tensors become one, its norm would be broadcast to both."""
+    transform = make(per=per)
+    params = {"a": jnp.ones((2, 1)), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"the gradients do not fit the state of .*blocks of shape \(1,\), and \(2,\)"):
+        transform.update({"a": None, "b": jnp.ones(2)}, transform.init(params), params)
+
+
+SURVIVORS = ["sgd", "adagrad", "adam", "novograd", "novoclip", "spam"]
+ALIKE = ["momentum", "rmsprop", "amsgrad", "acclip", "adopt", "stable_adamw", "nsgd"]
+
+
+@pytest.mark.parametrize("name", [*SURVIVORS, *(pytest.param(name, marks=pytest.mark.full) for name in ALIKE)])
 def test_optimizers_survive_what_optax_wraps_around_them(name):
     make = getattr(novoclip, name)
     params = {"w": jnp.array([3.0, -2.0, 1.0])}

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import novoclip
+from tests.steps import compiled
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -62,7 +63,7 @@ def test_the_bias_of_adaclip_is_corrected_by_its_own_counter():
 
 @pytest.mark.parametrize(("floor", "absolute", "least", "most"), [(0.0, 1e-7, 0, 2e-7), (0.1, 1e-3, 5e-3, 0.1)])
 def test_one_weight_of_zero_holds_clippys_tensor_still_unless_there_is_a_floor(floor, absolute, least, most):
-    rule = novoclip.clippy(floor=floor, absolute=absolute)
+    rule = compiled(novoclip.clippy(floor=floor, absolute=absolute))
     params, step = jnp.array([0.0, 1.0, -1.0]), jnp.full(3, -0.1)
     updates, _ = rule.update(step, rule.init(params), params)
     assert least < np.max(np.abs(updates)) <= most
@@ -83,7 +84,7 @@ def test_a_unit_of_a_convolution_in_one_dimension_is_all_that_feeds_an_output():
     np.testing.assert_allclose(novoclip.resolve_measure("unit").norms({"kernel": ones}), np.full(8, np.sqrt(20)))
     gradient = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 8)))
     turned = []
-    for rule in (novoclip.agc(0.01), optax.adaptive_grad_clip(0.01)):
+    for rule in map(compiled, (novoclip.agc(0.01), optax.adaptive_grad_clip(0.01))):
         factors = np.asarray(rule.update(gradient, rule.init(ones), ones)[0] / gradient)
         turned.append(np.max(np.ptp(factors, axis=(0, 1)) / np.mean(factors, axis=(0, 1))))
     assert turned[0] < 1e-12  # a unit keeps its direction

@@ -12,6 +12,7 @@ import pytest
 import novoclip
 from novoclip.paths import is_function, leaves_with_paths
 from tests.cases import CASES
+from tests.steps import compiled
 
 # Most rules never see the parameters: one of these is enough.
 LOOK_AT_PARAMETERS = [
@@ -63,15 +64,17 @@ def test_a_module_is_taken_as_a_mask_everywhere():
     params = arrays(layer())
     mask = jax.tree.map(lambda x: x.ndim > 1, params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    for descent in (
-        novoclip.adam(1.0, weight_decay=0.5, weight_decay_mask=mask),
-        novoclip.novograd(1.0, 0.0, weight_decay=0.5, weight_decay_mask=mask),
-        novoclip.stable_adamw(1.0, weight_decay=0.5, weight_decay_mask=mask),
-    ):
+    decay = {"weight_decay": 0.5, "weight_decay_mask": mask}
+    optimizers = (
+        novoclip.adam(1.0, **decay),
+        novoclip.novograd(1.0, 0.0, **decay),
+        novoclip.stable_adamw(1.0, **decay),
+    )
+    for descent in map(compiled, optimizers):
         updates, _ = descent.update(zeros, descent.init(params), params)
         np.testing.assert_allclose(updates.kernel, -0.5 * params.kernel, rtol=1e-6)
         np.testing.assert_array_equal(updates.value, 0)
-    rule = novoclip.clip_by_global_norm(1.0, mask=mask)
+    rule = compiled(novoclip.clip_by_global_norm(1.0, mask=mask))
     updates, state = rule.update(params, rule.init(params))
     np.testing.assert_allclose(state.norms, np.sqrt(26.0), rtol=1e-6)
     np.testing.assert_array_equal(updates.value, params.value)
@@ -86,7 +89,7 @@ def test_a_module_is_taken_as_stacked_sharded_and_specs():
     np.testing.assert_allclose(novoclip.tensors(stacked=stacked, specs=specs).norms(params)[:2], [5, 1], rtol=1e-6)
     sharded = jax.tree.map(lambda x: x.ndim > 1, params)
     rule = novoclip.across_shards(novoclip.clip_by_global_norm(1.0), axis_name="devices", sharded=sharded)
-    norm = jax.vmap(lambda g: rule.update(g, rule.init(g))[1].norms, axis_name="devices")
+    norm = jax.jit(jax.vmap(lambda g: rule.update(g, rule.init(g))[1].norms, axis_name="devices"))
     twice = jax.tree.map(lambda x: jnp.stack([x, x]), params)
     np.testing.assert_allclose(norm(twice), np.sqrt(2 * 26 + 5), rtol=1e-6)
 

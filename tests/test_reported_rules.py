@@ -7,14 +7,17 @@ import optax
 import pytest
 
 import novoclip
+from tests.steps import compiled
 
 
 def once(rule, gradient, params=None):
     params = jax.tree.map(jnp.zeros_like, gradient) if params is None else params
+    rule = compiled(rule)
     return rule.update(gradient, rule.init(params), params)
 
 
 def run(rule, gradients, params):
+    rule = compiled(rule)
     state, found = rule.init(params), []
     for gradient in gradients:
         updates, state = rule.update(gradient, state, params)
@@ -63,7 +66,8 @@ def test_a_window_outlives_a_norm_near_the_largest_number():
 @pytest.mark.parametrize("shape", ["tanh", "arctan", "algebraic", "smooth"])
 @pytest.mark.parametrize(("limit", "size"), [(1e30, 1e-9), (3e38, 1.0), (3e38, 1e38)])
 def test_soft_shapes_hold_at_any_quotient(shape, limit, size):
-    updates, _ = once(novoclip.clip_by_norm(limit, shape=shape), jnp.array([size]))
+    rule = novoclip.clip_by_norm(limit, shape=shape)
+    updates, _ = rule.update(jnp.array([size]), rule.init(jnp.zeros(1)))
     assert 0.6 * size < float(updates[0]) <= size
 
 

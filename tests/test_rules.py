@@ -11,6 +11,7 @@ import pytest
 import novoclip
 from tests.oracles.blocks import blocks_of, clipped, norm_of
 from tests.oracles.limits import AutoClip, Constant, InverseSecondMoment, ProportionalSecondMoment, ZClip
+from tests.steps import compiled
 from tests.storm import storm
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -147,6 +148,7 @@ def test_second_moment_per_tensor_clips_numbers_at_a_limit_from_their_mean_squar
     ],
 )
 def test_ordinary_gradients_are_clipped_as_in_optax(ours, theirs):
+    ours, theirs = compiled(ours), compiled(theirs)
     for gradient in storm()[1:28]:
         mine, _ = ours.update(gradient, ours.init(gradient))
         other, _ = theirs.update(gradient, theirs.init(gradient))
@@ -157,8 +159,8 @@ def test_where_optax_goes_wrong():
     huge = {"w": jnp.full(4, 1e20, jnp.float32)}
     half = {"w": jnp.full(70_000, 2.0, jnp.float16)}
     infinite = {"w": jnp.array([jnp.inf, 1.0]), "b": jnp.ones(1)}
-    theirs = optax.clip_by_global_norm(1.0)
-    ours = novoclip.clip_by_global_norm(1.0)
+    theirs = compiled(optax.clip_by_global_norm(1.0))
+    ours = compiled(novoclip.clip_by_global_norm(1.0))
     for gradient in (huge, half):
         assert not np.any(theirs.update(gradient, theirs.init(gradient))[0]["w"])
         mine = np.asarray(ours.update(gradient, ours.init(gradient))[0]["w"], np.float64)

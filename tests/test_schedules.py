@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import novoclip
+from tests.steps import compiled
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 250, 10_000])
@@ -76,7 +77,7 @@ NOT_FINITE = (False, True, True, False, False)
 
 
 def values_seen(transform, value_of):
-    transform = optax.with_extra_args_support(transform)
+    transform = compiled(optax.with_extra_args_support(transform))
     state = transform.init(jnp.ones(2))
     seen = []
     for bad in NOT_FINITE:

@@ -16,7 +16,7 @@ RULES = [
     (entry, per)
     for entry in CATALOG
     for per in ("tensor", "unit")
-    if "per" in inspect.signature(entry.make).parameters and per in entry.per
+    if "per" in inspect.signature(entry.make).parameters and per in entry.per and not entry.name.startswith("scale_by_")
 ]
 
 

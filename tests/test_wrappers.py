@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import novoclip
+from tests.steps import compiled
 
 RULES = {
     "global norm": novoclip.clip_by_global_norm(1.0),
@@ -136,7 +137,7 @@ def test_steps_that_are_not_finite_leave_no_trace(wrapper, rule):
 
 @pytest.mark.parametrize("rule", [novoclip.clip_by_value(1.0), novoclip.clip_by_global_norm(1.0)])
 def test_uclip_goes_on_after_finite_gradients_whose_sum_is_not(rule):
-    rule = novoclip.uclip(rule)
+    rule = compiled(novoclip.uclip(rule))
     state = rule.init(jnp.zeros(2))
     for size in (3e38, 3e38, -3e38, -3e38, 0.1):
         updates, state = rule.update(jnp.array([size, size]), state)
@@ -146,6 +147,7 @@ def test_uclip_goes_on_after_finite_gradients_whose_sum_is_not(rule):
 
 @some_rules
 def test_clip21_is_its_formula(rule):
+    rule = compiled(rule)
     gradients, params = tree("float32", 12), tree("float32")
     updates, state = all_steps(novoclip.clip21(rule), gradients, params)
     estimate, memory = jax.tree.map(np.zeros_like, params), rule.init(params)
@@ -265,7 +267,7 @@ def test_what_is_no_rule_is_refused(wrapper):
 
 
 def test_gradients_of_no_examples_or_of_one_batch_are_refused():
-    rule = novoclip.per_example(novoclip.clip_by_global_norm(1.0))
+    rule = compiled(novoclip.per_example(novoclip.clip_by_global_norm(1.0)))
     params = {"a": jnp.zeros(4), "b": jnp.zeros((4, 2))}
     state = rule.init(params)
     with pytest.raises(ValueError, match=r"'a' has shape \(4,\), and its parameter \(4,\)"):
@@ -436,7 +438,7 @@ def test_gradients_of_a_flax_model_for_each_example():
 def test_a_mean_of_many_halves_is_taken_in_float32(dtype):
     gradients = jnp.full((5000, 2), 3.0, dtype)
     rule = novoclip.per_example(novoclip.clip_by_value(60000.0 if dtype == "float16" else 1e30))
-    updates, _ = rule.update(gradients, rule.init(jnp.zeros(2, dtype)))
+    updates, _ = jax.jit(rule.update)(gradients, rule.init(jnp.zeros(2, dtype)))
     np.testing.assert_array_equal(updates, jnp.full(2, 3.0, dtype))
     assert updates.dtype == jnp.dtype(dtype)
 

@@ -10,7 +10,7 @@ from novoclip.arguments import Number, Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure, norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
-from novoclip.optimizers.moments import block_sizes, divide, real_zeros
+from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
 from novoclip.safe_math import hypotenuse
 
 
@@ -42,7 +42,7 @@ def _adagrad(
         del step
 
         def add(root: jax.Array, size: jax.Array) -> jax.Array:
-            return jnp.minimum(hypotenuse(root, size), jnp.finfo(root.dtype).max)
+            return jnp.minimum(hypotenuse(root, fitting(size, root)), jnp.finfo(root.dtype).max)
 
         return AdagradMemory(jax.tree.map(add, memory.root, block_sizes(blocks, gradients)))
 

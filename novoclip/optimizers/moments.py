@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like, zeros_like
-from novoclip.safe_math import hypotenuse, ratio
+from novoclip.safe_math import hypotenuse, ratio, wide_ratio
 
 Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
 
@@ -59,7 +59,15 @@ def over_root(root: Any, weight: Any) -> Any:
 def root_average(new: Any, root: Any, decay: Decay) -> Any:
     """Return sqrt(b root^2 + (1 - b) |new|^2), none of whose squares leaves the range of numbers."""
     kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])
-    return jax.tree.map(lambda x, r: hypotenuse(kept * r, taken * jnp.abs(x)), new, root)
+    return jax.tree.map(lambda x, r: hypotenuse(kept * r, taken * jnp.abs(fitting(x, r))), new, root)
+
+
+def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
+    """Return the first, or raise if it would be broadcast to the second: then a gradient is missing."""
+    if new.shape != old.shape:
+        msg = f"there are blocks of shape {new.shape}, and {old.shape} in the state"
+        raise ValueError(msg)
+    return new
 
 
 def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any:
@@ -69,7 +77,9 @@ def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any
     def quotient(x: jax.Array, root: jax.Array) -> jax.Array:
         size = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root) + eps
         empty = size == 0  # and not `size > 0`, which would turn NaN into 0
-        return ratio(jnp.where(broadcast_like(empty, x), 0, x), jnp.where(empty, 1, size))
+        # XLA multiplies by the inverse of one size for all, which may be flushed to 0.
+        quotient = ratio if size.shape == x.shape else wide_ratio
+        return quotient(jnp.where(broadcast_like(empty, x), 0, x), jnp.where(empty, 1, size))
 
     return jax.tree.map(quotient, numbers, roots)
 

@@ -21,7 +21,7 @@ import optax
 from novoclip.arguments import check_choice
 from novoclip.blocks import NORMS
 from novoclip.granularity import PER
-from novoclip.testing import descent, interface, numerics, places, properties
+from novoclip.testing import derivatives, descent, interface, numerics, places, properties
 from novoclip.testing.subject import Subject
 from novoclip.wrappers.inner import checked_inner
 
@@ -98,8 +98,8 @@ CHECKS = (
     Check(numerics.sudden_gradients_are_made_smaller, CLIP),
     Check(numerics.gradients_within_the_limit_are_untouched, CLIP, SHAPES_WITHIN),
     Check(numerics.zero_gradients_give_zeros, (*MEASURED, *TRANSFORM)),
-    Check(numerics.derivatives_are_finite, CLIP),
-    Check(numerics.derivatives_are_those_of_differences, CLIP),
+    Check(derivatives.derivatives_are_finite, CLIP),
+    Check(derivatives.derivatives_are_those_of_differences, CLIP),
     Check(numerics.complex_gradients_keep_their_phase, CLIP),
     Check(numerics.a_step_that_is_not_finite_leaves_no_trace, CLIP),
     Check(numerics.a_step_that_is_not_finite_is_forgotten, (*WRAPPER, *TRANSFORM)),

@@ -1,4 +1,4 @@
-"""Checks of numbers: norms, bounds, zeros, infinities and derivatives."""
+"""Checks of numbers: norms, bounds, zeros and infinities."""
 
 from typing import Any
 
@@ -99,49 +99,6 @@ def zero_gradients_give_zeros(subject: Subject) -> None:
         if gradients is zeros:
             assert is_zero(updates), f"zeros became {updates}"
     assert is_finite(updates), "not finite after zeros"
-
-
-def derivatives_are_finite(subject: Subject) -> None:
-    """The derivative of the update with respect to the gradient is finite at 0, 1e-30, 1 and 1e30."""
-    params = random_tree()
-    state = subject.jitted.init(params)
-
-    @jax.jit
-    def derivative(gradients: Any) -> Any:
-        def total(tree: Any) -> jax.Array:
-            updates, _ = subject.update(tree, state, params)
-            return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(updates)), jnp.zeros(()))
-
-        return jax.grad(total)(gradients)
-
-    for scale in (0.0, 1e-30, 1.0, 1e30):
-        found = derivative(random_tree(1, scale=scale))
-        assert is_finite(found), f"at {scale}: {found}"
-
-
-def derivatives_are_those_of_differences(subject: Subject) -> None:
-    """The derivative of the update along a direction is what central differences give."""
-    dtype = main_dtype()
-    step, tolerance = (1e-5, 1e-6) if dtype == jnp.float64 else (3e-3, 2e-2)
-    params, run = random_tree(dtype=dtype), subject.jitted
-    _, state = run.update(random_tree(1, dtype), run.init(params), params)
-    at, along = random_tree(2, dtype, 3.0), random_tree(3, dtype)
-
-    def moved(by: jax.Array) -> jax.Array:
-        gradients = jax.tree.map(lambda leaf, direction: leaf + by * direction, at, along)
-        updates, _ = subject.update(gradients, state, params)
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(updates)])
-
-    @jax.jit
-    def values_and_derivatives(by: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return *jax.jvp(moved, (by,), (jnp.ones((), dtype),)), jax.jacrev(moved)(by)
-
-    above, below = (values_and_derivatives(of_dtype(by, dtype))[0] for by in (step, -step))
-    _, found, backward = values_and_derivatives(of_dtype(0.0, dtype))
-    expected = (np.asarray(above) - np.asarray(below)) / (2 * step)
-    scale = np.max(np.abs(expected)) + 1
-    np.testing.assert_allclose(found, expected, atol=tolerance * scale, rtol=0)
-    np.testing.assert_allclose(backward, found, atol=1e-5 * scale, rtol=0)
 
 
 def complex_gradients_keep_their_phase(subject: Subject) -> None:

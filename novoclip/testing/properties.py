@@ -28,8 +28,9 @@ MIXED = {"kernel": ((3, 2), jnp.float32), "bias": ((2,), jnp.bfloat16), "scale":
 
 def every_chex_variant_agrees(subject: Subject) -> None:
     """With and without jit, with and without device, and under pmap: one result, of the gradients' types."""
-    params, gradients = (random_tree(seed, shapes=SMALL) for seed in (0, 1))
-    state = subject.jitted.init(params)
+    # Of one leaf: without jit, every operation is compiled for each shape.
+    params, first, gradients = (random_tree(seed, shapes=SMALL) for seed in (0, 1, 2))
+    _, state = subject.jitted.update(first, subject.jitted.init(params), params)
     expected = subject.jitted.update(gradients, state, params)
 
     class Variants(chex.TestCase):

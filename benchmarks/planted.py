@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from planted_list import FAULTS, Fault
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".jax_cache", ".*_cache", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "*.egg-info")
 PASSED, FAILED, INTERRUPTED, NO_TESTS = 0, 1, 2, 5
 
 
@@ -65,10 +65,6 @@ def examine(fault: Fault, options: argparse.Namespace) -> Result:
         copy = Path(folder) / "project"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         (copy / fault.file).write_text(planted(fault), encoding="utf-8")
-        # Programs that the fault does not change are compiled once.
-        cache = ROOT / ".jax_cache"
-        cache.mkdir(exist_ok=True)
-        (copy / ".jax_cache").symlink_to(cache)
         runs = [shlex.split(hint) for hint in fault.hints]
         if options.tests:
             runs = [shlex.split(options.tests)]

@@ -1,4 +1,4 @@
-"""Tests run on the CPU with eight devices, fixed seeds, and a cache of compiled programs.
+"""Tests run on the CPU with eight devices and fixed seeds.
 
 NOVOCLIP_TEST_PLATFORM=cuda runs them on a GPU, for the tests of numerics: benchmarks/accelerator.py does.
 """
@@ -10,7 +10,11 @@ from pathlib import Path
 from tests import programs
 
 # Before JAX starts.
-os.environ |= programs.CACHE | {"JAX_PLATFORMS": programs.PLATFORM, "XLA_FLAGS": programs.flags(devices=8)}
+os.environ |= {"JAX_PLATFORMS": programs.PLATFORM, "XLA_FLAGS": programs.flags(devices=8)}
+# To shorten tracebacks, JAX asks the file system about each of their lines, at every error that a test expects; and
+# programs carry the lines of source that they come from, which takes time to write.
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 from hypothesis import settings
 import jax

@@ -17,13 +17,6 @@ WRITES_IN_PLACE = pytest.mark.skipif(
     reason="XLA of jax 0.7.2 keeps a float32 copy of the gradients for any rule or optimizer; 0.10.2 does not",
 )
 
-# Compiled programs are kept from one test run to the next and shared by all programs, but for the smallest.
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-
 # Less optimization, the same IEEE arithmetic: compiling takes half of the time, and is most of what the tests do.
 # Flags that XLA does not know end the process, so only versions that were tried get them.
 QUICK = (
@@ -54,7 +47,7 @@ def start(module, *arguments, **environment):
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", module, *map(str, arguments)],
-        env=inherited | CACHE | {"PYTHONPATH": str(ROOT)} | environment,
+        env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.programs import CACHE, HANG, ROOT, flags
+from tests.programs import HANG, ROOT, flags
 
 
 @pytest.fixture
@@ -22,13 +22,27 @@ def train_lm(monkeypatch):
     return importlib.import_module("train_lm")
 
 
+@pytest.fixture
+def train_little(train_lm, monkeypatch, capsys):
+    """The program, with a model that is compiled in a moment: a function of its arguments that returns its output."""
+    for name, value in {"LENGTH": 16, "BATCH": 8, "WIDTH": 16, "LAYERS": 1, "HEADS": 1}.items():
+        monkeypatch.setattr(train_lm, name, value)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def trained(*arguments):
+        assert train_lm.main(list(map(str, arguments))) == 0
+        return capsys.readouterr().out
+
+    return trained
+
+
 def command(name, *arguments):
     return [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, arguments)]
 
 
 def environment():
     # One device, as outside the tests.
-    return os.environ | CACHE | {"XLA_FLAGS": flags(), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return os.environ | {"XLA_FLAGS": flags(), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def run(name, *arguments):
@@ -78,11 +92,10 @@ def test_own_rule():
     assert re.search(r"^\d+ steps of 1000 had a tensor clipped", text, re.MULTILINE)
 
 
-def test_train_lm_survives_nan_behind_the_rule_only(tmp_path):
+def test_train_lm_survives_nan_behind_the_rule_only(train_little, tmp_path):
     out = tmp_path / "new" / "runs"
-    text = output(
-        "train_lm", "--steps", 30, "--log-every", 10, "--nan", 25, "--clip", "clip_by_global_norm", "--out", out
-    )
+    optimizer, rule = ("--optimizer", "adam:learning_rate=0.03"), ("--clip", "clip_by_global_norm")
+    text = train_little("--steps", 30, "--log-every", 10, "--nan", 25, *optimizer, *rule, "--out", out)
     rows = rows_of(text)
     assert rows["Adam alone"][1:3] == ["nan (did not survive)", "-"]
     clean, stormed, clipped, seen, let_through = rows["Adam + clip_by_global_norm"]
@@ -103,15 +116,10 @@ def test_train_lm_survives_nan_behind_the_rule_only(tmp_path):
     assert all(float(line["loss"]) < 10 for line in lines[30:60])
 
 
-def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(train_lm, tmp_path, monkeypatch, capsys):
-    for name, value in {"LENGTH": 8, "BATCH": 2, "WIDTH": 8, "LAYERS": 1, "HEADS": 1}.items():  # compiled in a moment
-        monkeypatch.setattr(train_lm, name, value)
-    monkeypatch.setenv("COLUMNS", "120")
+def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(train_little, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Ünder the sea, in the storm. " * 40, encoding="utf-8")
-    arguments = ("--steps", 20, "--log-every", 10, "--text", text, "--clip", "clip_by_value", "--out", tmp_path)
-    assert train_lm.main(list(map(str, arguments))) == 0
-    shown = capsys.readouterr().out
+    shown = train_little("--steps", 20, "--log-every", 10, "--text", text, "--clip", "clip_by_value", "--out", tmp_path)
     assert rows_of(shown)["Adam + clip_by_value"][2] == "not counted"
     assert "1,160 characters, 15 of them different" in shown
     assert {line["rule_limit"] for line in history_of(tmp_path / "storm_clip_by_value.csv")} == {""}

@@ -9,11 +9,13 @@ import pytest
 
 import novoclip
 from novoclip.catalog import CATALOG
+from tests.cases import ALWAYS
 
 LAYERS = 3
 STACKED = {"layers": 1, "head": 0}
 RULES = [
-    (entry, per)
+    # All of them do the same with units.
+    pytest.param(entry, per, marks=pytest.mark.full if per == "unit" and entry.name not in ALWAYS else ())
     for entry in CATALOG
     for per in ("tensor", "unit")
     if "per" in inspect.signature(entry.make).parameters and per in entry.per and not entry.name.startswith("scale_by_")

@@ -357,8 +357,8 @@ FAULTS = (
     Fault(
         "second moments of signed numbers",
         "novoclip/optimizers/moments.py",
-        "taken * jnp.abs(x)",
-        "taken * x",
+        "taken * jnp.abs(fitting(x, r))",
+        "taken * fitting(x, r)",
         (
             only(DESCENT, "formulas"),
             DESCENT,

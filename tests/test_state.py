@@ -76,6 +76,7 @@ def test_one_bad_block_is_zeroed_and_forgotten_alone():
     np.testing.assert_allclose(updates["b"], [1.5])
     np.testing.assert_array_equal(after.memory.history[0], state.memory.history[0])
     np.testing.assert_array_equal(after.memory.slot, [1, 2])
+    assert (int(after.nonfinite), int(after.nonfinite_in_a_row)) == (1, 1)
 
 
 def some_numbers(leaf):

@@ -196,6 +196,12 @@ def test_clip21_finds_the_optimum_where_clipped_gradients_cancel_out(form):
     np.testing.assert_allclose(found["followed"], 1.5, atol=1e-5)
 
 
+def test_workers_take_the_mean_of_what_they_estimate():
+    rule = novoclip.clip21(novoclip.clip_by_value(2.0), axis_name="workers")
+    updates = on_two_workers(lambda worker: rule.update(1.0 + 5.0 * worker, rule.init(jnp.zeros(())))[0], "vmap")
+    np.testing.assert_array_equal(updates, [1.5, 1.5])  # of 1, and of 6 that were clipped to 2
+
+
 @pytest.mark.parametrize("form", ["vmap", "pmap"])
 def test_nan_on_one_worker_is_skipped_by_all(form):
     rule = novoclip.clip21(novoclip.autoclip(50.0, window=3), axis_name="workers")

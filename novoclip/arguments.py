@@ -10,6 +10,7 @@ import numbers
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -142,6 +143,9 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
     if number.ndim and number.shape != like.shape:
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
+    if like.ndim and not number.ndim:
+        # XLA divides many numbers by one that it knows in other steps than those that keep them in range.
+        number = lax.optimization_barrier(number)
     return broadcast_like(number, like)
 
 

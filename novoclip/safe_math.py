@@ -61,6 +61,9 @@ def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """
     # Half before and half after: what is out of range between is so in the end.
     half = _half_near(denominator)
+    if denominator.ndim == 0:
+        # Of a denominator that it knows, XLA would multiply with one number in place of three.
+        half = lax.optimization_barrier(half)
     return (numerator * half) / (denominator * jnp.square(half)) * half
 
 

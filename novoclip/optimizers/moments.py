@@ -63,9 +63,10 @@ def root_average(new: Any, root: Any, decay: Decay) -> Any:
 
 
 def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Return the first, or raise if it would be broadcast to the second: then a gradient is missing."""
-    if new.shape != old.shape:
-        msg = f"there are blocks of shape {new.shape}, and {old.shape} in the state"
+    """Return the first, or raise if it has not the shape of the second: then a gradient differs, or is missing."""
+    if getattr(new, "shape", None) != old.shape:
+        found = "no gradient" if new is None else f"numbers of shape {new.shape}"
+        msg = f"there is {found} where the state has numbers of shape {old.shape}"
         raise ValueError(msg)
     return new
 

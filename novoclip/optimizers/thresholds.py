@@ -35,7 +35,7 @@ def proportional(
 
     def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
         # v is a sum over a block's numbers: a number is compared with their root mean square.
-        return jnp.where(w > 0, k * r / jnp.sqrt(jnp.where(w > 0, w, 1) * count), no_limit(r.dtype))
+        return jnp.where(w > 0, k * (r / jnp.sqrt(jnp.where(w > 0, w, 1) * count)), no_limit(r.dtype))
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.

@@ -64,12 +64,17 @@ def sudden_gradients_are_made_smaller(subject: Subject) -> None:
     for dtype in computed_dtypes():
         params = random_tree(dtype=dtype)
         state = run.init(params)
-        for seed in (1, 2, 3):
-            _, state = run.update(random_tree(seed, dtype), state, params)
+        usual = [random_tree(seed, dtype) for seed in (1, 2, 3)]
+        for gradients in usual:
+            _, state = run.update(gradients, state, params)
         spike = random_tree(4, dtype, 1e4)
         updates, state = run.update(spike, state, params)
         before, after = (true_norms(tree, subject.per, subject.norm) for tree in (spike, updates))
-        assert np.all(after <= subject.of_spikes * before), f"{dtype}: norms {before} became {after}"
+        # Where single numbers are blocks, some happen to be near 0.
+        largest = np.max([true_norms(gradients, subject.per, subject.norm) for gradients in usual], axis=0)
+        sudden = before > 1000 * largest
+        assert np.any(sudden)
+        assert np.all((after <= subject.of_spikes * before) | ~sudden), f"{dtype}: norms {before} became {after}"
         if subject.per != "element":
             expected = shaped(before, np.asarray(state.limits, np.float64), subject.shape)
             far = (_slack(dtype) - 1) * expected + 64 * float(jnp.finfo(dtype).tiny)

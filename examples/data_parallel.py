@@ -32,7 +32,7 @@ def main():
     params = curve.init(jax.random.key(0), jnp.zeros((1, 1)))
     state = TrainState.create(apply_fn=curve.apply, params=params, tx=optimizer)
     before, replicated = error(state), jax_utils.replicate(state)
-    for keys in jax.random.split(jax.random.key(1), (1000, jax.local_device_count())):
+    for keys in jax.random.split(jax.random.key(1), (500, jax.local_device_count())):
         replicated = train_step(replicated, keys)
     state = jax_utils.unreplicate(replicated)
     after = error(state)

@@ -34,13 +34,18 @@ def measure(per):
 
 
 def cases(*rows):
-    """A rule's first row at each granularity of its catalog entry and per group, its other rows at two."""
+    """A rule's first row at each granularity of its catalog entry, its other rows per tensor; more with -m full."""
     first, parameters = set(), []
+    usual = ("autoclip-groups", "agc-torch")
     for row in rows:
         name, arguments, *_ = row
         everywhere = (*GRANULARITIES[name], "groups", *(["torch"] if name in ("agc", "autoclip") else []))
         for per in ("tensor", "unit") if name in first else everywhere:
-            parameters.append(pytest.param(*row, per, id=f"{name}-{','.join(arguments) or 'defaults'}-{per}"))
+            more = per in ("groups", "torch") if name not in first else per == "unit"
+            marks = pytest.mark.full if more and f"{name}-{per}" not in usual else ()
+            parameters.append(
+                pytest.param(*row, per, id=f"{name}-{','.join(arguments) or 'defaults'}-{per}", marks=marks)
+            )
         first.add(name)
     return parameters
 

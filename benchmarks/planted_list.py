@@ -312,7 +312,7 @@ FAULTS = (
     ),
     Fault(
         "the mask of weight decay is lost",
-        "novoclip/optimizers/algorithm.py",
+        "novoclip/optimizers/step.py",
         "part if on else blank(part)",
         "part",
         (
@@ -337,7 +337,7 @@ FAULTS = (
     Fault(
         "Adam's second moment keeps its bias",
         "novoclip/optimizers/adam.py",
-        "debiased(root, jnp.sqrt(memory.root_weight))",
+        "size / first)",
         "root",
         (
             only(DESCENT, "formulas"),
@@ -357,8 +357,8 @@ FAULTS = (
     Fault(
         "second moments of signed numbers",
         "novoclip/optimizers/moments.py",
-        "taken * jnp.abs(fitting(x, r))",
-        "taken * fitting(x, r)",
+        "taken * jnp.abs(fitting(new, root))",
+        "taken * fitting(new, root)",
         (
             only(DESCENT, "formulas"),
             DESCENT,

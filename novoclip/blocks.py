@@ -2,44 +2,18 @@
 
 from collections.abc import Callable
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
-from novoclip.mesh import Shards, across_devices, broadcast_like, own_slices, shards, whole, whole_slices
-from novoclip.ranges import RANGES
+from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
+from novoclip.mesh import across_devices, broadcast_like, whole, whole_slices
+from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
 
 NORMS = ("l1", "l2", "max", "rms")
-
-
-class Layout(NamedTuple):
-    """Which block each leaf belongs to. Hashable, so that it can be static under jit.
-
-    Attributes:
-      block_of: the block of each leaf, counted from 0 in order of first occurrence.
-      axes: the axes of each leaf that its norm is taken over.
-      form: what the norms become: one "scalar"; a vector with an entry a block
-        ("stack"); or one with an entry for each slice that is left of a leaf ("concatenate").
-      over: for the first two forms, the mesh axes that each leaf is split over.
-      shards: for "concatenate", the mesh axes that each axis of each leaf is split over.
-    """
-
-    block_of: tuple[int, ...]
-    axes: tuple[tuple[int, ...], ...]
-    form: str
-    over: tuple[tuple[str, ...], ...] = ()
-    shards: tuple[Shards, ...] = ()
-
-
-def accumulation_dtype(dtype: Any) -> Any:
-    """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
-    # Without x64, JAX takes float64 of NumPy's as float32.
-    return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
 
 
 # Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.
@@ -136,12 +110,6 @@ def _in_range(total: jax.Array) -> jax.Array:
     return (total == 0) | (total >= small) & jnp.isfinite(total)
 
 
-def common_dtype(leaves: list[jax.Array]) -> Any:
-    """Return float64 if any leaf has 64 bits a number, else float32."""
-    double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
-    return jnp.float64 if double else jnp.float32
-
-
 def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new: jax.Array) -> list[jax.Array]:
     """Multiply each block by the one factor that takes its norm from `old` to `new`.
 
@@ -154,10 +122,11 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
     factor = jnp.where(usable, wide_ratio(new, size * shift), 1)
     factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
-    shifts, factors = (split(lax.optimization_barrier(x), leaves, layout) for x in (shift, factor))
-    return [_multiply(*each) for each in zip(leaves, shifts, factors, strict=True)]
+    both = split_several(lax.optimization_barrier(jnp.stack([shift, factor], axis=-1)), leaves, layout)
+    return [_multiply(leaf, by[..., 0], by[..., 1]) for leaf, by in zip(leaves, both, strict=True)]
 
 
+@jax.jit
 def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
     # The factor of a float32 leaf beside float64 ones may be beyond float32.
     dtype = jnp.float64 if factor.dtype == jnp.float64 else accumulation_dtype(leaf.dtype)
@@ -182,38 +151,16 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     return jnp.square(leaf.astype(dtype) * scale)
 
 
-def _block_count(layout: Layout) -> int:
-    return max(layout.block_of, default=-1) + 1
-
-
-def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
-    """Return how many numbers each block holds, in the form of the norms."""
-    dtype = common_dtype(leaves)
-    sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]
-    if layout.form == "concatenate":
-        along = [shards([name for axis in axes for name in split[axis]]) for axes, split in _split_axes(layout)]
-        slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
-        return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
-    counts = [0.0] * _block_count(layout)  # not integers, which end at 2^31
-    for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
-        counts[block] += size * shards(axes)
-    return jnp.asarray(np.maximum(counts, 1.0) if layout.form == "stack" else max([1.0, *counts]), dtype)
-
-
-def _split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:
-    return list(zip(layout.axes, layout.shards, strict=True))
-
-
 def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
     """Combine each leaf over its axes, then the leaves of each block, on all devices; one array a block."""
     if layout.form == "concatenate":
-        split = _split_axes(layout)
+        split = split_axes(layout)
         return [
             whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
             for part, (axes, over) in zip(parts, split, strict=True)
         ]
     reduced = [combine(part, axis=axes) for part, axes in zip(parts, layout.axes, strict=True)]
-    members: list[list[jax.Array]] = [[] for _ in range(_block_count(layout))]
+    members: list[list[jax.Array]] = [[] for _ in range(block_count(layout))]
     for part, block in zip(across_devices(reduced, layout.over, combine), layout.block_of, strict=True):
         members[block].append(part)
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
@@ -226,25 +173,3 @@ def _combined(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax
     if not blocks:
         return jnp.zeros((0,), dtype)
     return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([whole(x).reshape(-1) for x in blocks])
-
-
-def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
-    """Undo `_combined`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
-    if layout.form == "scalar":
-        return [values] * len(leaves)
-    if layout.form == "stack":
-        return [values[block] for block in layout.block_of]
-    shapes = _slice_shapes(leaves, layout)
-    ends = [0]
-    for shape in shapes:
-        ends.append(ends[-1] + math.prod(shape))
-    slices = [values[start:end].reshape(shape) for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)]
-    return [own_slices(part, leaf.shape, over) for part, leaf, over in zip(slices, leaves, layout.shards, strict=True)]
-
-
-def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
-    """Return the whole leaves' shapes with 1 in place of each reduced axis."""
-    return [
-        tuple(1 if axis in axes else size * shards(over[axis]) for axis, size in enumerate(leaf.shape))
-        for leaf, (axes, over) in zip(leaves, _split_axes(layout), strict=True)
-    ]

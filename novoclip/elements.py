@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.blocks import Layout, accumulation_dtype, rescale_leaves
+from novoclip.blocks import rescale_leaves
+from novoclip.layout import Layout
 from novoclip.leaves import is_measured
+from novoclip.ranges import accumulation_dtype
 
 
 def absolute_values(tree: optax.Updates) -> optax.Updates:

@@ -7,7 +7,8 @@ import jax
 
 from novoclip.arguments import check_choice, check_integer
 from novoclip.axes import Axes, AxesOf, check_axes, resolve_axes, resolve_specs
-from novoclip.blocks import NORMS, Layout
+from novoclip.blocks import NORMS
+from novoclip.layout import Layout
 from novoclip.leaves import NamedLeaf, named_leaves
 from novoclip.measure import ELEMENTS, Measure, blocks_of, whole_leaves
 from novoclip.mesh import shards_of

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.blocks import accumulation_dtype
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
+from novoclip.ranges import accumulation_dtype
 from novoclip.safe_math import shrunk
 
 NamedLeaf = tuple[Path, jax.Array]
@@ -64,6 +64,7 @@ def finite_leaves(tree: Any) -> jax.Array:
     return jnp.stack(bad) == 0 if leaves else jnp.zeros((0,), bool)
 
 
+@jax.jit
 def _not_finite(leaf: jax.Array) -> jax.Array:
     """Return 1 if a number of a leaf is not finite, else 0."""
     return (~jnp.isfinite(jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype))))).astype(jnp.float32)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.blocks import Layout, block_counts, block_norms, rescale_leaves, split
+from novoclip.blocks import block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
+from novoclip.layout import Layout, block_counts, split
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 

@@ -65,3 +65,15 @@ def without_infinity(tree: Any) -> Any:
         return jnp.minimum(array, most) if isinstance(array, jax.Array) else np.minimum(array, most)
 
     return jax.tree.map(each, tree)
+
+
+def accumulation_dtype(dtype: Any) -> Any:
+    """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
+    # Without x64, JAX takes float64 of NumPy's as float32.
+    return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
+
+
+def common_dtype(leaves: list[jax.Array]) -> Any:
+    """Return float64 if any leaf has 64 bits a number, else float32."""
+    double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
+    return jnp.float64 if double else jnp.float32

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.blocks import accumulation_dtype
+from novoclip.ranges import accumulation_dtype
 from novoclip.safe_math import ratio, shrunk
 
 

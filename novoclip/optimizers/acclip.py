@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, zeros
+from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import power, ratio

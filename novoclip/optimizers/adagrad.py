@@ -9,8 +9,9 @@ import optax
 from novoclip.arguments import Number, Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure, norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
+from novoclip.optimizers.step import Step
 from novoclip.safe_math import hypotenuse
 
 
@@ -48,7 +49,7 @@ def _adagrad(
 
     def direction(gradients: Any, memory: AdagradMemory, step: Step) -> Any:
         roots = blocks.spread(memory.root, gradients)
-        return divide(gradients, roots, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
+        return divide(gradients, roots, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"adagrad per {blocks.name}")
 

@@ -8,8 +8,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_number
 from novoclip.mesh import broadcast_like
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, root_average, zeros
+from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.safe_math import ratio
 

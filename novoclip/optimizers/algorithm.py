@@ -8,49 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
-from novoclip.blocks import common_dtype
+from novoclip.arguments import Schedulable, check_choice, check_number
 from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, narrow, reject_integers
-from novoclip.masks import check_mask, mask_tree, with_gradients
+from novoclip.masks import check_mask, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
+from novoclip.optimizers.step import Step, add_decay, check_decay
 from novoclip.origin import check_origin, made_by
+from novoclip.ranges import common_dtype
 from novoclip.transforms import check_rule, check_rule_state
 
 NONFINITE = ("skip", "propagate")
 DECAYS = ("decoupled", "coupled")
-
-
-class Step(NamedTuple):
-    """A step as an Algorithm sees it.
-
-    Attributes:
-      number: int32, how many steps were learned before this one.
-      dtype: float32, or float64, the dtype of all the numbers in this step.
-      params: the parameters as they were given, which a mask is made from; may be None.
-      weights: the same in this precision, with None for leaves without numbers.
-    """
-
-    number: jax.Array
-    dtype: Any
-    params: Any
-    weights: Any
-
-    def value(self, value: Schedulable, name: str) -> jax.Array:
-        """Return a number, or a schedule's value, as a scalar."""
-        return value_at(value, self.number, jnp.zeros((), self.dtype), name)
-
-    def decay(self, value: Schedulable, name: str) -> tuple[jax.Array, jax.Array]:
-        """Return (decay, 1 - decay), the latter not from the rounded former where it can be had.
-
-        A decay that is NaN, as a schedule may be, counts as 1: nothing is learned.
-        """
-        decay = self.value(value, name)
-        if isinstance(value, float | int):
-            return decay, self.value(1.0 - value, name)
-        decay = jnp.where(jnp.isnan(decay), 1, decay)
-        return decay, 1 - decay
 
 
 class Algorithm(NamedTuple):
@@ -169,7 +139,7 @@ def _transform(
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
         def if_finite(new: Any, old: Any) -> Any:
-            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: _choose(finite, a, b), new, old)
 
         if decay == "coupled":
             gradients = pull(gradients, step)
@@ -200,6 +170,11 @@ def _transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@jax.jit
+def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.where(condition, one, other)
+
+
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:
     """Return what an Algorithm learns, or raise a ValueError that names it if gradients and memory do not fit."""
     try:
@@ -210,36 +185,11 @@ def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) 
         raise ValueError(msg) from error
 
 
-def check_decay(weight_decay: Any, mask: Any) -> None:
-    """Raise if a weight decay is no number, or if there is a mask for none."""
-    if weight_decay is not None:
-        check_number("weight_decay", weight_decay)
-    elif mask is not None:
-        msg = "weight_decay_mask has no effect without weight_decay: write weight_decay=1e-4, say, as optax.adamw has"
-        raise ValueError(msg)
-
-
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:
     """Return which leaves are not finite; under "propagate" nobody looks."""
     if nonfinite == "propagate":
         return jnp.zeros(getattr(leaf_steps, "shape", 0), bool)
     return in_place(~finite_leaves(updates), updates, updates, params, leaf_steps)
-
-
-def add_decay(tree: Any, step: Step, *, rate: Schedulable | None, mask: Any) -> Any:
-    """Return tree + rate * weights, where the mask allows it."""
-    if rate is None:
-        return tree
-    if step.params is None:
-        msg = "weight_decay needs the parameters: call update(updates, state, params)"
-        raise ValueError(msg)
-    weights = step.weights
-    if mask is not None:
-        chosen = mask_tree(mask, step.params, "weight_decay_mask")
-        blank = functools.partial(jax.tree.map, jnp.zeros_like)
-        weights = jax.tree.map(lambda on, part: part if on else blank(part), chosen, weights)
-    by = step.value(rate, "weight_decay")
-    return jax.tree.map(lambda x, w: x + by.astype(w.dtype) * w, tree, weights)
 
 
 def check_dtype(name: str, dtype: Any) -> None:

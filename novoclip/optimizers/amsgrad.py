@@ -8,7 +8,8 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm, adam_direction
-from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.step import Step
 
 MAXIMA = ("raw", "corrected")
 
@@ -54,7 +55,7 @@ def _amsgrad(
     def direction(gradients: Any, memory: AMSGradMemory, step: Step) -> Any:
         del gradients
         moments = memory.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else memory.adam
-        return adam_direction(moments, memory.root_max, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
+        return adam_direction(moments, memory.root_max, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})")
 

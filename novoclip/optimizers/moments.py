@@ -33,9 +33,36 @@ def scalar(shapes: Any) -> jax.Array:
     return jnp.zeros((), jnp.finfo(leaves[0].dtype).dtype if leaves else jnp.float32)
 
 
+# Each is of one leaf, and compiled by itself: leaves that are alike are traced once; without jit each is one program.
+
+
+@jax.jit
+def _mean(new: jax.Array, old: jax.Array, kept: jax.Array, taken: jax.Array) -> jax.Array:
+    return kept * old + taken * new
+
+
+@jax.jit
+def _root_mean(new: jax.Array, root: jax.Array, kept: jax.Array, taken: jax.Array) -> jax.Array:
+    return hypotenuse(kept * root, taken * jnp.abs(fitting(new, root)))
+
+
+@jax.jit
+def _quotient(
+    number: jax.Array, root: jax.Array, eps: jax.Array, inside: jax.Array | None, by: jax.Array | None
+) -> jax.Array:
+    size = (
+        root if inside is None else jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root)
+    ) + eps
+    empty = size == 0  # and not `size > 0`, which would turn NaN into 0
+    number = number if by is None else by * number
+    # XLA multiplies by the inverse of one size for all, which may be flushed to 0.
+    quotient = ratio if size.shape == number.shape else wide_ratio
+    return quotient(jnp.where(broadcast_like(empty, number), 0, number), jnp.where(empty, 1, size))
+
+
 def average(new: Any, old: Any, decay: Decay) -> Any:
     """Return b old + (1 - b) new."""
-    return jax.tree.map(lambda x, m: decay[0] * m + decay[1] * x, new, old)
+    return jax.tree.map(lambda x, m: _mean(x, m, *decay), new, old)
 
 
 def ones_average(weight: jax.Array, decay: Decay) -> jax.Array:
@@ -59,7 +86,7 @@ def over_root(root: Any, weight: Any) -> Any:
 def root_average(new: Any, root: Any, decay: Decay) -> Any:
     """Return sqrt(b root^2 + (1 - b) |new|^2), none of whose squares leaves the range of numbers."""
     kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])
-    return jax.tree.map(lambda x, r: hypotenuse(kept * r, taken * jnp.abs(fitting(x, r))), new, root)
+    return jax.tree.map(lambda x, r: _root_mean(x, r, kept, taken), new, root)
 
 
 def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -71,18 +98,15 @@ def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
     return new
 
 
-def divide(numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array) -> Any:
-    """Return numbers / (sqrt(roots^2 + eps_root) + eps), and 0 where that is 0 / 0."""
-    inside = jnp.sqrt(eps_root)
+def divide(
+    numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array | None = None, by: jax.Array | None = None
+) -> Any:
+    """Return by * numbers / (sqrt(roots^2 + eps_root) + eps), and 0 where that is 0 / 0.
 
-    def quotient(x: jax.Array, root: jax.Array) -> jax.Array:
-        size = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root) + eps
-        empty = size == 0  # and not `size > 0`, which would turn NaN into 0
-        # XLA multiplies by the inverse of one size for all, which may be flushed to 0.
-        quotient = ratio if size.shape == x.shape else wide_ratio
-        return quotient(jnp.where(broadcast_like(empty, x), 0, x), jnp.where(empty, 1, size))
-
-    return jax.tree.map(quotient, numbers, roots)
+    Without `by` it is 1, without `eps_root` that is 0.
+    """
+    inside = None if eps_root is None else jnp.sqrt(eps_root)
+    return jax.tree.map(lambda x, root: _quotient(x, root, eps, inside, by), numbers, roots)
 
 
 def block_sizes(measure: Measure, tree: Any) -> Any:

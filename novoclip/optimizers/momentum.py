@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, zeros
+from novoclip.optimizers.step import Step
 
 FORMS = ("heavy_ball", "averaged")
 

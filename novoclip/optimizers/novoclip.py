@@ -3,13 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure, norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import (
     average,
     debiased,
@@ -20,6 +19,7 @@ from novoclip.optimizers.moments import (
     scalar,
     zeros,
 )
+from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import inverse, proportional
 
 CLIPPING = {"inverse": 1.0, "proportional": 3.0}
@@ -85,7 +85,7 @@ def _novoclip(
             mu = debiased(mu, memory.mu_weight)
             root = over_root(root, memory.root_weight)
         root = blocks.spread(root, gradients)
-        return divide(mu, root, step.value(eps, "eps"), jnp.zeros((), step.dtype))
+        return divide(mu, root, step.value(eps, "eps"))
 
     return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}")
 

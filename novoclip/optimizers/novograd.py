@@ -9,8 +9,9 @@ import optax
 from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure, norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_decay, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import block_sizes, divide, real_zeros, root_average, zeros
+from novoclip.optimizers.step import Step, add_decay, check_decay
 
 
 class NovoGradMemory(NamedTuple):
@@ -47,7 +48,7 @@ def _novograd(
     def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
         norms = block_sizes(blocks, gradients)
         root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
-        pulled = divide(gradients, blocks.spread(root, gradients), step.value(eps, "eps"), jnp.zeros((), step.dtype))
+        pulled = divide(gradients, blocks.spread(root, gradients), step.value(eps, "eps"))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by, _ = step.decay(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)

@@ -8,8 +8,9 @@ import optax
 from novoclip.arguments import Schedulable, check_choice
 from novoclip.granularity import resolve_blocks
 from novoclip.measure import Measure
-from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.momentum import MomentumMemory, momentum_algorithm
+from novoclip.optimizers.step import Step
 
 ORDERS = ("after", "before")
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, Step, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, divide, real_zeros, root_average, zeros
+from novoclip.optimizers.step import Step
 
 
 class RMSpropMemory(NamedTuple):
@@ -47,7 +48,7 @@ def _rmsprop(
         )
 
     def scaled(gradients: Any, root: Any, step: Step) -> Any:
-        return divide(gradients, root, step.value(eps, "eps"), step.value(eps_root, "eps_root"))
+        return divide(gradients, root, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     def learn(gradients: Any, memory: RMSpropMemory, step: Step) -> RMSpropMemory:
         decay = step.decay(rho, "rho")

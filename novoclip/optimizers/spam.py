@@ -8,8 +8,9 @@ import optax
 
 from novoclip.arguments import Schedulable, check_flag, check_integer, check_number
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm
-from novoclip.optimizers.algorithm import Algorithm, Step, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.moments import debiased, divide
+from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.ranges import no_limit
 

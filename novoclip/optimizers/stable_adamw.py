@@ -10,8 +10,9 @@ from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure
 from novoclip.optimizers.adam import AdamMemory, adam_algorithm
-from novoclip.optimizers.algorithm import Algorithm, Step, add_decay, check_decay, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.moments import debiased
+from novoclip.optimizers.step import Step, add_decay, check_decay
 from novoclip.safe_math import ratio
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.axes import Axes, check_axes, resolve_axes, resolve_specs
-from novoclip.blocks import accumulation_dtype
 from novoclip.clip_state import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
 from novoclip.mesh import shards, shards_of
 from novoclip.paths import Path
+from novoclip.ranges import accumulation_dtype
 from novoclip.rules.record import record
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
-from novoclip.blocks import common_dtype
 from novoclip.clip_state import ClipState, advance_counts
 from novoclip.clipping import NONFINITE, clip, new_norm
 from novoclip.counting import count_up
@@ -19,7 +18,7 @@ from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
-from novoclip.ranges import no_limit
+from novoclip.ranges import common_dtype, no_limit
 from novoclip.safe_math import wide_ratio
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable
-from novoclip.blocks import accumulation_dtype, common_dtype
 from novoclip.clipping import clip
 from novoclip.leaves import named_leaves, with_numbers
 from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import leaf_axes
+from novoclip.ranges import accumulation_dtype, common_dtype
 from novoclip.singular import rebuild, values_of
 from novoclip.stacks import Stacked, resolve_stacked
 

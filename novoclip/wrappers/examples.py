@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.blocks import accumulation_dtype
 from novoclip.clip_state import ClipState
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.paths import leaves_with_paths
+from novoclip.ranges import accumulation_dtype
 from novoclip.wrappers.inner import checked_inner
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from novoclip.blocks import accumulation_dtype
+from novoclip.ranges import accumulation_dtype
 from novoclip.transforms import check_transform
 
 

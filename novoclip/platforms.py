@@ -1,0 +1,62 @@
+"""What is written one way for XLA's CPU backend, and another for the others."""
+
+from collections.abc import Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+ROW = 64
+
+
+@jax.jit
+def entries(rows: jax.Array) -> list[jax.Array]:
+    """Return an array's rows, its entries along the first axis, such that the kernels that use them are alike.
+
+    XLA's CPU backend fuses a slice into each kernel that uses it. Kernels that differ by no more than the place of
+    their slice are compiled one by one, which takes 15 ms each; those that are alike, once. Subnormal numbers may
+    become 0, as in any division there.
+    """
+    if rows.shape[0] < 2 or not rows.size or not jnp.issubdtype(rows.dtype, jnp.floating):
+        return _by_slices(rows)
+    return lax.platform_dependent(rows, cpu=_by_turns, default=_by_slices)
+
+
+def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
+    """Cut an array into consecutive pieces of these lengths along its first axis, likewise."""
+    alike: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        alike.setdefault(length, []).append(i)
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    found: dict[int, jax.Array] = {}
+    for length, members in alike.items():
+        parts = [lax.slice_in_dim(rows, starts[i], starts[i] + length) for i in members]
+        found |= zip(members, entries(jnp.stack(parts)), strict=True)
+    return [found[i] for i in range(len(lengths))]
+
+
+def _by_slices(rows: jax.Array) -> list[jax.Array]:
+    return [lax.index_in_dim(rows, i, keepdims=False) for i in range(rows.shape[0])]
+
+
+def _by_turns(rows: jax.Array) -> list[jax.Array]:
+    """Take the first row, and rotate, over and over: every slice and every rotation is the same program."""
+    number = rows.shape[0]
+    positive = lax.index_in_dim(rows.ravel(), 0, keepdims=False) > 0
+    # A 1 that XLA does not know to be one: it computes no division twice, as it would the rotation alone.
+    one = positive.astype(rows.dtype) + (~positive).astype(rows.dtype)
+    if number <= ROW:
+        return _turned(rows, one)
+    blocks = -(-number // ROW)
+    fill = [(0, blocks * ROW - number, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
+    padded = lax.pad(rows, jnp.zeros((), rows.dtype), fill).reshape(blocks, ROW, *rows.shape[1:])
+    return [row for block in _turned(padded, one) for row in _turned(block, one)][:number]
+
+
+def _turned(rows: jax.Array, one: jax.Array) -> list[jax.Array]:
+    found = []
+    for _ in range(rows.shape[0]):
+        first = lax.slice_in_dim(rows, 0, 1)
+        found.append(lax.squeeze(first, [0]))
+        rows = lax.concatenate([lax.slice_in_dim(rows, 1, None), first], 0) / one
+    return found

@@ -1,6 +1,6 @@
 """Norms of blocks of leaves, and their rescaling: precision and range are settled here, once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
 from novoclip.mesh import across_devices, broadcast_like, whole, whole_slices
+from novoclip.platforms import first_enough, kept_apart
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
 
@@ -52,21 +53,11 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     sizes = block_counts(leaves, layout) if norm == "rms" else 1
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
-    def sums(turn: jax.Array) -> jax.Array:
-        squares = [_square(x, scales[turn], dtype) for x in leaves]
+    def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> jax.Array:
+        squares = [_square(x, scale, dtype) for x in leaves]
         return _combined(squares, layout, jnp.sum, dtype)
 
-    # A loop that usually ends after one turn: the program holds the sums once, and a branch twice.
-    def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-        turn, totals = carry
-        return (turn == 0) | (turn < 3) & ~jnp.all(_in_range(totals[0]))
-
-    def take(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        turn, totals = carry
-        return turn + 1, totals.at[turn].set(sums(turn))
-
-    shape = jax.eval_shape(sums, 0).shape
-    _, totals = lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), jnp.zeros((3, *shape), dtype)))
+    totals = first_enough(sums, scales, lambda total: jnp.all(_in_range(total)), leaves)
     usual, small, large = (square_root(totals[turn] / sizes) / scales[turn] for turn in range(3))
     return jnp.where(_in_range(totals[0]), usual, jnp.where(totals[0] < ranges.small, small, large))
 
@@ -122,7 +113,7 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new:
     shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
     factor = jnp.where(usable, wide_ratio(new, size * shift), 1)
     factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
-    both = split_several(lax.optimization_barrier(jnp.stack([shift, factor], axis=-1)), leaves, layout)
+    both = split_several(kept_apart(jnp.stack([shift, factor], axis=-1)), leaves, layout)
     return [_multiply(leaf, by[..., 0], by[..., 1]) for leaf, by in zip(leaves, both, strict=True)]
 
 
@@ -134,7 +125,7 @@ def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array
         return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
     if jnp.finfo(leaf.dtype).bits < 32:
         # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of every leaf.
-        leaf, factor = lax.optimization_barrier((leaf, factor))
+        leaf, factor = kept_apart((leaf, factor))
     scaled = leaf.astype(dtype) * shift.astype(dtype) * factor.astype(dtype)
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
@@ -147,7 +138,7 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
         return _square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)
     if jnp.finfo(leaf.dtype).bits < 32:
         # Otherwise XLA hoists the upcast out of the loop, and keeps a float32 copy of every leaf.
-        leaf, scale = lax.optimization_barrier((leaf, scale))
+        leaf, scale = kept_apart((leaf, scale))
     return jnp.square(leaf.astype(dtype) * scale)
 
 

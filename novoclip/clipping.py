@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -18,6 +17,7 @@ from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.per_element import check_history, over_leaves
+from novoclip.platforms import kept_apart
 from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond, rounded_like, rounding_of
 from novoclip.shapes import CUTS, SHAPES
@@ -111,7 +111,7 @@ def clip(
         seen = norms = measure.norms(updates)
         if counting and not blockwise:
             # Otherwise absolute values are computed once for counting and clipping, and written out.
-            updates = jax.tree.map(lambda x: lax.optimization_barrier(x) if is_measured(x) else x, updates)
+            updates = jax.tree.map(lambda x: kept_apart(x) if is_measured(x) else x, updates)
             norms = measure.norms(updates)
         if blockwise:
             _check_blocks(norms, state.norms)

@@ -1,6 +1,7 @@
 """What is written one way for XLA's CPU backend, and another for the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -33,6 +34,46 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
         parts = [lax.slice_in_dim(rows, starts[i], starts[i] + length) for i in members]
         found |= zip(members, entries(jnp.stack(parts)), strict=True)
     return [found[i] for i in range(len(lengths))]
+
+
+def kept_apart(tree: Any) -> Any:
+    """Return arrays as they are, and keep XLA's CPU backend from sharing what is computed from them with other parts.
+
+    Other backends would write them out there.
+    """
+    return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
+
+
+def first_enough(
+    sums: Callable[[Sequence[jax.Array], jax.Array], jax.Array],
+    scales: jax.Array,
+    is_enough: Callable[[jax.Array], jax.Array],
+    leaves: Sequence[jax.Array],
+) -> jax.Array:
+    """Return sums(leaves, scale) for each scale, stacked; 0 for those behind the first, where that is enough.
+
+    On a CPU, the others are computed only where they are needed. Elsewhere all are, side by side, from numbers that are
+    read once: the host of a GPU would wait for the condition of a loop at every step.
+    """
+
+    def in_turn(*leaves: jax.Array) -> jax.Array:
+        # A loop that usually ends after one turn: the program holds the sums once, and a branch twice.
+        def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+            turn, totals = carry
+            return (turn == 0) | (turn < len(scales)) & ~is_enough(totals[0])
+
+        def take(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            turn, totals = carry
+            return turn + 1, totals.at[turn].set(sums(leaves, scales[turn]))
+
+        shape = jax.eval_shape(lambda: sums(leaves, scales[0])).shape
+        totals = jnp.zeros((len(scales), *shape), scales.dtype)
+        return lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), totals))[1]
+
+    def side_by_side(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack([sums(leaves, scale) for scale in scales])
+
+    return lax.platform_dependent(*leaves, cpu=in_turn, default=side_by_side)
 
 
 def _by_slices(rows: jax.Array) -> list[jax.Array]:

@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from novoclip.platforms import kept_apart
 from novoclip.ranges import RANGES
 
 SHRINK = 2.0**-64
@@ -116,4 +117,4 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
         # Not by the same number: XLA would add them first.
         return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
     # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
-    return jnp.abs(lax.optimization_barrier(lax.stop_gradient(leaf))).astype(dtype) * SHRINK
+    return jnp.abs(kept_apart(lax.stop_gradient(leaf))).astype(dtype) * SHRINK

@@ -1,5 +1,6 @@
 """Rows of an array, taken one by one, are its rows; and the kernels that use them are alike."""
 
+import functools
 import re
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 
 import novoclip
 from novoclip.platforms import ROW, entries, pieces
+from novoclip.testing.subject import random_tree, true_norms
+from tests.test_contract import FIRST
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, ROW, ROW + 1, 3 * ROW])
@@ -92,3 +95,47 @@ def test_leaves_of_one_shape_are_lowered_once(ours, theirs):
     found = operations(ours)
     # The barrier and the sum that look for NaN, and little else.
     assert found <= max(operations(theirs), 12 * len(params))
+
+
+@pytest.mark.parametrize(
+    ("case", "platform"),
+    [
+        pytest.param(case, platform, id=f"{case.name}-{platform}", marks=marks)
+        for case in FIRST
+        for platform in ("cuda", "tpu")
+        for marks in [() if platform == "cuda" or case.entry.name in ("autoclip", "adam") else pytest.mark.full]
+    ],
+)
+def test_no_rule_makes_the_host_of_an_accelerator_wait(case, platform):
+    """No loop; no branch but those of a guard; no float64."""
+    transform, params = case.transform(), random_tree()
+    state = jax.eval_shape(transform.init, params)
+    update = functools.partial(transform.update, **({"value": jnp.float32(1.0)} if "skip" in case.name else {}))
+    text = jax.jit(update).trace(params, state, params).lower(lowering_platforms=(platform,)).as_text()
+    # On a TPU jnp.linalg.svd is a loop.
+    assert "stablehlo.while" not in text or (case.entry.name, platform) == ("clip_by_spectral_norm", "tpu")
+    assert "f64" not in text
+    # Of a platform-dependent part, the index of the branch is a constant, or made of one by another such branch.
+    constants = set(re.findall(r"(%\S+) = stablehlo.constant", text))
+    branches = re.findall(r'(%\S+?)(?::\d+)? = "stablehlo.case"\((%\S+?)\)', text)
+    computed = [index for name, index in branches if index not in constants | {name for name, _ in branches}]
+    assert len(computed) <= (case.entry.name in ("guard_nonfinite", "skip_spikes"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_sums_side_by_side_are_right_at_any_size(dtype, monkeypatch):
+    """As on an accelerator, whose branch is taken here too."""
+
+    def elsewhere(*arguments, default, **_):
+        return default(*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    sizes = (1.0, 6e4, 6e-8) if dtype == "float16" else (0.0, 1.0, 1e30, 1e-30, np.inf)
+    for per in ("tree", "tensor", "unit"):
+        measure = novoclip.resolve_measure(per)
+        for size in sizes:
+            # Shapes that no other test has: their programs would be found in JAX's cache.
+            tree = {"a": jnp.full((5, 17), size, dtype), "b": jnp.full((19,), size, dtype)}
+            np.testing.assert_allclose(
+                np.asarray(measure.norms(tree), np.float64), true_norms(tree, per, "l2"), rtol=1e-6
+            )

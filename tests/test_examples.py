@@ -125,10 +125,24 @@ def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(train_little, t
     assert {line["rule_limit"] for line in history_of(tmp_path / "storm_clip_by_value.csv")} == {""}
 
 
+# Tests that run in the background ignore interrupts, and what they start would, too.
+INTERRUPTIBLE = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_train_lm_keeps_what_it_has_when_interrupted(tmp_path):
-    arguments = command("train_lm", "--steps", 100_000, "--log-every", 10, "--out", tmp_path)
+    python, *arguments = command("train_lm", "--steps", 100_000, "--log-every", 10, "--out", tmp_path)
     with subprocess.Popen(
-        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [python, "-c", INTERRUPTIBLE, *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         hang = threading.Timer(HANG, process.kill)
         hang.start()

@@ -133,6 +133,7 @@ def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array
     return jnp.where(broadcast_like(factor == 0, leaf), jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return _square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)

@@ -337,8 +337,8 @@ FAULTS = (
     Fault(
         "Adam's second moment keeps its bias",
         "novoclip/optimizers/adam.py",
-        "size / first)",
-        "root",
+        "first, second = (jnp.where(weight > 0, weight, 1) for weight in (memory.mu_weight, memory.root_weight))",
+        "first, second = memory.mu_weight, jnp.ones_like(memory.root_weight)",
         (
             only(DESCENT, "formulas"),
             DESCENT,
@@ -347,8 +347,8 @@ FAULTS = (
     Fault(
         "Adam's eps inside the root",
         "novoclip/optimizers/adam.py",
-        "return divide(mu, root, eps, eps_root)",
-        "return divide(mu, root, jnp.zeros_like(eps), eps_root + eps)",
+        "return divide(memory.mu, root, size * eps, None if eps_root is None else second * eps_root, size / first)",
+        "return divide(memory.mu, root, 0 * eps, second * (eps + (0 if eps_root is None else eps_root)), size / first)",
         (
             only(DESCENT, "formulas"),
             DESCENT,

@@ -144,7 +144,7 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
     if like.ndim and not number.ndim:
-        # XLA divides many numbers by one that it knows in other steps than those that keep them in range.
+        # XLA folds a constant into the steps of a quotient (`wide_ratio`), and then flushes its inverse to 0.
         number = lax.optimization_barrier(number)
     return broadcast_like(number, like)
 

@@ -1,6 +1,7 @@
 """What is written one way for XLA's CPU backend, and another for the others."""
 
 from collections.abc import Callable, Sequence
+import itertools
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ def entries(rows: jax.Array) -> list[jax.Array]:
     """
     if rows.shape[0] < 2 or not rows.size or not jnp.issubdtype(rows.dtype, jnp.floating):
         return _by_slices(rows)
-    return lax.platform_dependent(rows, cpu=_by_turns, default=_by_slices)
+    return lax.platform_dependent(rows, cpu=_by_rotation, default=_by_slices)
 
 
 def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
@@ -28,7 +29,7 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
     alike: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         alike.setdefault(length, []).append(i)
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    starts = [0, *itertools.accumulate(lengths)]
     found: dict[int, jax.Array] = {}
     for length, members in alike.items():
         parts = [lax.slice_in_dim(rows, starts[i], starts[i] + length) for i in members]
@@ -50,21 +51,21 @@ def first_enough(
     is_enough: Callable[[jax.Array], jax.Array],
     leaves: Sequence[jax.Array],
 ) -> jax.Array:
-    """Return sums(leaves, scale) for each scale, stacked; 0 for those behind the first, where that is enough.
+    """Return sums(leaves, scale) for each scale, stacked; 0 for those after the first, if that is enough.
 
     On a CPU, the others are computed only where they are needed. Elsewhere all are, side by side, from numbers that are
     read once: the host of a GPU would wait for the condition of a loop at every step.
     """
 
-    def in_turn(*leaves: jax.Array) -> jax.Array:
-        # A loop that usually ends after one turn: the program holds the sums once, and a branch twice.
+    def one_by_one(*leaves: jax.Array) -> jax.Array:
+        # A loop that usually ends after one pass: the program holds the sums once, and a branch twice.
         def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-            turn, totals = carry
-            return (turn == 0) | (turn < len(scales)) & ~is_enough(totals[0])
+            pass_index, totals = carry
+            return (pass_index == 0) | (pass_index < len(scales)) & ~is_enough(totals[0])
 
         def take(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            turn, totals = carry
-            return turn + 1, totals.at[turn].set(sums(leaves, scales[turn]))
+            pass_index, totals = carry
+            return pass_index + 1, totals.at[pass_index].set(sums(leaves, scales[pass_index]))
 
         shape = jax.eval_shape(lambda: sums(leaves, scales[0])).shape
         totals = jnp.zeros((len(scales), *shape), scales.dtype)
@@ -73,28 +74,28 @@ def first_enough(
     def side_by_side(*leaves: jax.Array) -> jax.Array:
         return jnp.stack([sums(leaves, scale) for scale in scales])
 
-    return lax.platform_dependent(*leaves, cpu=in_turn, default=side_by_side)
+    return lax.platform_dependent(*leaves, cpu=one_by_one, default=side_by_side)
 
 
 def _by_slices(rows: jax.Array) -> list[jax.Array]:
     return [lax.index_in_dim(rows, i, keepdims=False) for i in range(rows.shape[0])]
 
 
-def _by_turns(rows: jax.Array) -> list[jax.Array]:
+def _by_rotation(rows: jax.Array) -> list[jax.Array]:
     """Take the first row, and rotate, over and over: every slice and every rotation is the same program."""
     number = rows.shape[0]
     positive = lax.index_in_dim(rows.ravel(), 0, keepdims=False) > 0
     # A 1 that XLA does not know to be one: it computes no division twice, as it would the rotation alone.
     one = positive.astype(rows.dtype) + (~positive).astype(rows.dtype)
     if number <= ROW:
-        return _turned(rows, one)
+        return _rotated(rows, one)
     blocks = -(-number // ROW)
     fill = [(0, blocks * ROW - number, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
     padded = lax.pad(rows, jnp.zeros((), rows.dtype), fill).reshape(blocks, ROW, *rows.shape[1:])
-    return [row for block in _turned(padded, one) for row in _turned(block, one)][:number]
+    return [row for block in _rotated(padded, one) for row in _rotated(block, one)][:number]
 
 
-def _turned(rows: jax.Array, one: jax.Array) -> list[jax.Array]:
+def _rotated(rows: jax.Array, one: jax.Array) -> list[jax.Array]:
     found = []
     for _ in range(rows.shape[0]):
         first = lax.slice_in_dim(rows, 0, 1)

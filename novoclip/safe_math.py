@@ -39,8 +39,10 @@ def _ratio_jvp(primals: Any, tangents: Any) -> Any:
 def first_factor(quotient: jax.Array) -> jax.Array:
     """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
     ranges = RANGES[jnp.finfo(quotient.dtype).bits]
-    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, 1.0)
-    return jnp.where(quotient > ranges.far, ranges.shift, down).astype(quotient.dtype)
+    # Of two Python numbers JAX makes float64, if it has that enabled.
+    one = jnp.ones((), quotient.dtype)
+    down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, one)
+    return jnp.where(quotient > ranges.far, ranges.shift, down)
 
 
 def power_near(size: jax.Array) -> jax.Array:
@@ -51,8 +53,8 @@ def power_near(size: jax.Array) -> jax.Array:
 def _half_near(size: jax.Array) -> jax.Array:
     ranges = RANGES[jnp.finfo(size.dtype).bits]
     half = math.sqrt(ranges.shift)
-    up = jnp.where(size < ranges.tiny, half, 1.0)
-    return lax.stop_gradient(jnp.where(size > 1 / ranges.tiny, 1 / half, up).astype(size.dtype))
+    up = jnp.where(size < ranges.tiny, half, jnp.ones((), size.dtype))
+    return lax.stop_gradient(jnp.where(size > 1 / ranges.tiny, 1 / half, up))
 
 
 def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -63,7 +65,7 @@ def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     # Half before and half after: what is out of range between is so in the end.
     half = _half_near(denominator)
     if denominator.ndim == 0:
-        # Of a denominator that it knows, XLA would multiply with one number in place of three.
+        # If the denominator is a constant, XLA folds the three factors into one, and flushes it to 0.
         half = lax.optimization_barrier(half)
     return (numerator * half) / (denominator * jnp.square(half)) * half
 

@@ -101,7 +101,8 @@ def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     largest = jnp.where(jnp.isfinite(total), largest, total)
     usable = jnp.isfinite(largest) & (largest > 0)
     by = jnp.where(usable, largest, 1)
-    shrink = jnp.where(by > 2.0**100, 2.0**-100, 1.0).astype(dtype)  # the inverse itself may be too small for a number
+    # The inverse itself may be too small for a number.
+    shrink = jnp.where(by > 2.0**100, 2.0**-100, jnp.ones((), dtype))
     scaled = ratio(wide * shrink.astype(wide.dtype), (by * shrink).astype(wide.dtype))
     scaled = jnp.where(usable, scaled, jnp.zeros((), wide.dtype))
     return scaled, largest[:, :, 0], jnp.isfinite(largest)[:, :, 0]

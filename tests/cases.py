@@ -83,6 +83,8 @@ def sampled(cases, names=ALWAYS):
 
 
 CASES = [Case(entry, arguments) for entry in CATALOG for arguments in entry.examples]
+# One of each entry; aliases (scale_by_*) are the same code.
+FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
 
 
 def within_the_copies_allowed(arguments, per):

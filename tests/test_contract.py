@@ -1,11 +1,10 @@
 import pytest
 
 from novoclip.testing import CHECKS, check_contract, derivatives, descent, interface, numerics, properties, run_checks
-from tests.cases import CASES, FULL_CASES, sampled
+from tests.cases import CASES, FIRST, FULL_CASES, sampled
 
 # Options change numbers, hardly where a transform runs or its interface, which depend on float64 as little, and aliases
 # (scale_by_*) neither: that is left to -m full.
-FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
 OTHERS = [case for case in CASES if all(case is not first for first in FIRST)]
 # jit and vmap are compared with each other anyway, and tests/test_faults.py runs fourteen without jit: chex compiles
 # all again.

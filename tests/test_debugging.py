@@ -18,10 +18,8 @@ import pytest
 import novoclip
 from novoclip.leaves import finite_leaves
 from novoclip.testing.subject import random_tree
-from tests.cases import AROUND, CASES, sampled
+from tests.cases import AROUND, CASES, FIRST, sampled
 from tests.programs import ROOT
-
-FIRST = [case for case in CASES if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
 
 
 def named(cases):
@@ -49,15 +47,9 @@ def run(transform, params, sizes, update=None):
 
 # Those that compute limits or divide by sizes, each in another way.
 LIMITED = (
-    "clip_by_global_norm",
-    "clip_by_second_moment",
-    "autoclip",
-    "clip_by_running_quantile",
-    "zclip",
-    "agc",
-    "clippy",
+    *("clip_by_global_norm", "clip_by_second_moment", "autoclip", "clip_by_running_quantile", "zclip", "agc", "clippy"),
+    *("clip_by_spectral_norm", "uclip", "skip_spikes", "adam", "novograd", "novoclip", "nsgd"),
 )
-LIMITED = (*LIMITED, "clip_by_spectral_norm", "uclip", "skip_spikes", "adam", "novograd", "novoclip", "nsgd")
 
 
 @pytest.mark.parametrize("case", sampled(FIRST, LIMITED))

@@ -10,10 +10,8 @@ import pytest
 
 import novoclip
 from novoclip.rules.spectral import singular_values
-from tests.cases import CASES
+from tests.cases import CASES, FIRST
 
-# Where a gradient is divided by its own norm, the second derivatives at 1e-30, 1e60, are beyond float32.
-SINGLE = ("clip_by_norm", "autoclip", "agc", "delta_gclip", "clip_by_running_quantile", "momentum")
 FASTER = {"xla_backend_optimization_level": 0}  # to compile
 PARAMS = {"kernel": np.random.default_rng(0).normal(size=(4, 3)) + 2}
 SLOPES = np.random.default_rng(1).normal(size=(3, 4, 3)) * np.array([1.0, 1.3, 0.7])[:, None, None]
@@ -66,14 +64,10 @@ def assert_differences(derive, at, along, *, step=1e-6, second=True):
 
 def cases(names=None):
     return [
-        pytest.param(case, id=case.name, marks=() if _in_every_run(case) else pytest.mark.full)
+        pytest.param(case, id=case.name, marks=() if case in FIRST else pytest.mark.full)
         for case in CASES
         if names is None or case.entry.name in names
     ]
-
-
-def _in_every_run(case):
-    return case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")
 
 
 # at[0, 0] is a scale of the gradients of all steps; the rest is added to them.
@@ -97,6 +91,10 @@ def assert_finite(derive, size, dtype):
     at = jnp.asarray(START * size, dtype)
     for found in jax.tree.leaves(derive(at, jnp.asarray(SCALE + ELEMENT, dtype))):
         assert np.all(np.isfinite(found)), f"at {size}: {found}"
+
+
+# Where a gradient is divided by its own norm, the second derivatives at 1e-30, 1e60, are beyond float32.
+SINGLE = ("clip_by_norm", "autoclip", "agc", "delta_gclip", "clip_by_running_quantile", "momentum")
 
 
 @pytest.mark.parametrize("case", cases(SINGLE))

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import novoclip
+from tests import cases
 from tests.cases import CASES, sampled
 
 SPECS = {"columns": P(None, "model"), "rows": P("model", None), "vector": P(("data", "model")), "whole": P()}
@@ -60,7 +61,7 @@ WHOLE = [
 ]
 
 # Options and aliases change little of where a transform runs: they are left to -m full.
-FIRST = [case for case in WHOLE if case.arguments is case.entry.examples[0] and not case.name.startswith("scale_by_")]
+FIRST = [case for case in cases.FIRST if case in WHOLE]
 OTHERS = [case for case in WHOLE if all(case is not first for first in FIRST)]
 
 

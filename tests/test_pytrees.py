@@ -11,20 +11,16 @@ import pytest
 
 import novoclip
 from novoclip.paths import is_function, leaves_with_paths
-from tests.cases import CASES
+from tests.cases import FIRST
 from tests.steps import compiled
 
 # Most rules never see the parameters: one of these is enough.
 LOOK_AT_PARAMETERS = [
     case
-    for case in CASES
-    if case.arguments is case.entry.examples[0]
-    and not case.name.startswith("scale_by_")
-    and (
-        case.entry.needs_params
-        or case.entry.kind in ("transform", "wrapper", "optimizer")
-        or case.entry.name == "autoclip"
-    )
+    for case in FIRST
+    if case.entry.needs_params
+    or case.entry.kind in ("transform", "wrapper", "optimizer")
+    or case.entry.name == "autoclip"
 ]
 
 

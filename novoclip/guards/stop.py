@@ -40,7 +40,7 @@ def check(
       params: the parameters that `init` was given, for the names of their leaves.
       max_in_a_row: raise once this many of the latest steps in a row were bad, at least 1.
       max_fraction: raise if more than this fraction of all steps so far was bad, in [0, 1]; None for no such limit.
-        It counts from the first step on: call with it once there are some hundred.
+        One bad step among the first few is a large fraction: pass it only after a few hundred steps.
 
     Returns:
       None.

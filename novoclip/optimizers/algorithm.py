@@ -139,7 +139,7 @@ def _transform(
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
         def if_finite(new: Any, old: Any) -> Any:
-            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: _choose(finite, a, b), new, old)
+            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
         if decay == "coupled":
             gradients = pull(gradients, step)
@@ -168,11 +168,6 @@ def _transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-@jax.jit
-def _choose(condition: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
-    return jnp.where(condition, one, other)
 
 
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:

@@ -50,9 +50,9 @@ def _root_mean(new: jax.Array, root: jax.Array, kept: jax.Array, taken: jax.Arra
 def _quotient(
     number: jax.Array, root: jax.Array, eps: jax.Array, inside: jax.Array | None, by: jax.Array | None
 ) -> jax.Array:
-    size = (
-        root if inside is None else jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root)
-    ) + eps
+    if inside is not None:
+        root = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root)
+    size = root + eps
     empty = size == 0  # and not `size > 0`, which would turn NaN into 0
     number = number if by is None else by * number
     # XLA multiplies by the inverse of one size for all, which may be flushed to 0.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flax import linen
 from flax.training.train_state import TrainState
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 from jax import lax
@@ -79,6 +79,7 @@ def loop(sizes, values, sigma, window, warmup, most):
 
 
 @pytest.mark.usefixtures("x64")
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), level=st.sampled_from([-3.0, 0.0, 5.0]))
 def test_decisions_are_those_of_a_loop(seed, level):
     generator = np.random.default_rng(seed)

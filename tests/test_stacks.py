@@ -14,8 +14,8 @@ from tests.cases import ALWAYS
 LAYERS = 3
 STACKED = {"layers": 1, "head": 0}
 RULES = [
-    # All of them do the same with units.
-    pytest.param(entry, per, marks=pytest.mark.full if per == "unit" and entry.name not in ALWAYS else ())
+    # They do the same with blocks of either kind.
+    pytest.param(entry, per, marks=() if entry.name in ALWAYS else pytest.mark.full)
     for entry in CATALOG
     for per in ("tensor", "unit")
     if "per" in inspect.signature(entry.make).parameters and per in entry.per and not entry.name.startswith("scale_by_")

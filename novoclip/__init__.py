@@ -94,6 +94,7 @@ from novoclip.rules import (
     zclip,
 )
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
+from novoclip.slices import Slices
 from novoclip.telemetry import metrics
 from novoclip.upgrade import upgrade_state
 from novoclip.wrappers import CarryState, DelayedState, across_shards, clip21, per_example, start_after, uclip
@@ -123,6 +124,7 @@ __all__ = [
     "RootRatioMemory",
     "RunningMeanMemory",
     "SecondMomentMemory",
+    "Slices",
     "SpikeState",
     "TrainingStoppedError",
     "ZScoreMemory",

@@ -9,17 +9,20 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
-from novoclip.mesh import across_devices, broadcast_like, whole, whole_slices
+from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
+from novoclip.slices import in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
+SMALL = 4096  # numbers of a leaf that is stacked with others of its shape, if there are FEW or more
+FEW = 4
 
 
 # Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
+def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     """Return the norms of the blocks, accumulated in at least float32.
 
     Right wherever the sum of the block's numbers, or the root of the sum of their squares, can
@@ -35,7 +38,7 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array
     largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
     # A maximum may have lost a NaN.
     finite = _combined([shrunk(x, dtype) for x in leaves], layout, jnp.sum, dtype)
-    return jnp.where(jnp.isfinite(finite), largest, finite)
+    return jax.tree.map(lambda ok, size: jnp.where(jnp.isfinite(ok), size, ok), finite, largest)
 
 
 def length(vector: jax.Array) -> jax.Array:
@@ -45,21 +48,28 @@ def length(vector: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> jax.Array:
-    if layout.form == "scalar":
-        leaves, layout = _stack_small(leaves, layout)
+def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     dtype = common_dtype(leaves)
     ranges = RANGES[jnp.finfo(dtype).bits]
-    sizes = block_counts(leaves, layout) if norm == "rms" else 1
+    stacks = _small_alike(leaves, layout)
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
-    def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> jax.Array:
+    def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> Any:
         squares = [_square(x, scale, dtype) for x in leaves]
-        return _combined(squares, layout, jnp.sum, dtype)
+        return _combined(squares, layout, jnp.sum, dtype, stacks)
 
-    totals = first_enough(sums, scales, lambda total: jnp.all(_in_range(total)), leaves)
-    usual, small, large = (square_root(totals[turn] / sizes) / scales[turn] for turn in range(3))
-    return jnp.where(_in_range(totals[0]), usual, jnp.where(totals[0] < ranges.small, small, large))
+    stacked = [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[i] for i in places]) for places in stacks]
+    totals = first_enough(sums, scales, _all_in_range, stacked)
+    sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals)
+    return jax.tree.map(lambda total, size: _root(total, size, scales), totals, sizes)
+
+
+@jax.jit
+def _root(totals: jax.Array, size: Any, scales: jax.Array) -> jax.Array:
+    """Return the root of that of three means which is right, by the first sum, and undo its scale."""
+    usual, small, large = (square_root(total / size) / scale for total, scale in zip(totals, scales, strict=True))
+    smaller = totals[0] < RANGES[jnp.finfo(totals.dtype).bits].small
+    return jnp.where(_in_range(totals[0]), usual, jnp.where(smaller, small, large))
 
 
 @_root_norms.defjvp
@@ -67,27 +77,29 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     # d||x|| = <x / ||x||, dx>, whose numbers stay in range where those of the squares do not.
     leaves, dleaves = primals[0], tangents[0]
     norms = _root_norms(leaves, layout, norm)
-    sizes = block_counts(leaves, layout) if norm == "rms" else 1
-    near = power_near(norms)
-    inverse = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms * near))
+    sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, norms)
+    near = jax.tree.map(power_near, norms)
+    inverse = jax.tree.map(lambda n, by: jnp.where(n == 0, 0, 1 / jnp.where(n == 0, 1, n * by)), norms, near)
     factors = (split(by, leaves, layout) for by in (near, inverse))
     products = [_product(*each) for each in zip(leaves, dleaves, *factors, strict=True)]
-    return norms, _combined(products, layout, jnp.sum, norms.dtype) / sizes
+    return norms, jax.tree.map(jnp.divide, _combined(products, layout, jnp.sum, common_dtype(leaves)), sizes)
 
 
-def _stack_small(leaves: list[jax.Array], layout: Layout) -> tuple[list[jax.Array], Layout]:
-    """Stack small leaves of one shape and dtype: XLA's compile time grows faster than their number."""
-    alike: dict[Any, list[jax.Array]] = {}
-    for leaf, axes in zip(leaves, layout.over, strict=True):
-        alike.setdefault((jax.typeof(leaf), axes), []).append(leaf)
-    stacked: list[jax.Array] = []
-    over: list[tuple[str, ...]] = []
-    for (_, axes), group in alike.items():
-        stack = len(group) >= 16 and group[0].size <= 1024
-        stacked += [jnp.stack(group)] if stack else group
-        over += [axes] * (1 if stack else len(group))
-    all_axes = tuple(tuple(range(leaf.ndim)) for leaf in stacked)
-    return stacked, Layout((0,) * len(stacked), all_axes, "scalar", over=tuple(over))
+def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
+    """Return the places of leaves: small ones that are alike, and whole on every device, are stacked.
+
+    XLA's compile time grows with the number of kernels, and faster.
+    """
+    alike: dict[Any, list[int]] = {}
+    on_mesh = layout.over or [tuple(name for names in each for name in names) for each in layout.shards]
+    for i, (leaf, axes, names) in enumerate(zip(leaves, layout.axes, on_mesh, strict=True)):
+        small = leaf.size <= SMALL and not names and not varying_axes(leaf) and layout.form != "concatenate"
+        alike.setdefault((jax.typeof(leaf), axes) if small else i, []).append(i)
+    return [part for places in alike.values() for part in _all_or_each(tuple(places))]
+
+
+def _all_or_each(places: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [places] if len(places) >= FEW else [(i,) for i in places]
 
 
 def _product(leaf: jax.Array, tangent: jax.Array, near: jax.Array, by: jax.Array) -> jax.Array:
@@ -101,20 +113,32 @@ def _in_range(total: jax.Array) -> jax.Array:
     return (total == 0) | (total >= small) & jnp.isfinite(total)
 
 
-def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: jax.Array, new: jax.Array) -> list[jax.Array]:
+def _all_in_range(totals: Any) -> jax.Array:
+    each = [jnp.all(_in_range(total)) for total in jax.tree.leaves(totals)]
+    return jnp.all(jnp.stack(each)) if each else jnp.ones((), bool)
+
+
+def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: Any, new: Any) -> list[jax.Array]:
     """Multiply each block by the one factor that takes its norm from `old` to `new`.
 
     A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
     Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
     """
-    usable, new = jnp.isfinite(old) & (old > 0), jnp.asarray(new).astype(old.dtype)
+    pairs = jax.tree.map(lambda a, b: kept_apart(_factors(a, jnp.asarray(b))), old, new)
+    shifts, factors = (jax.tree.map(lambda _, pair, k=k: pair[k], old, pairs) for k in (0, 1))
+    both = split_several([shifts, factors], leaves, layout)
+    return [_multiply(leaf, *by) for leaf, by in zip(leaves, both, strict=True)]
+
+
+@jax.jit
+def _factors(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return a power of two, 1 unless new / old is near the ends of the range of numbers, and the factor beside it."""
+    usable, new = jnp.isfinite(old) & (old > 0), new.astype(old.dtype)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
     shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
     factor = jnp.where(usable, wide_ratio(new, size * shift), 1)
-    factor = jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
-    both = split_several(kept_apart(jnp.stack([shift, factor], axis=-1)), leaves, layout)
-    return [_multiply(leaf, by[..., 0], by[..., 1]) for leaf, by in zip(leaves, both, strict=True)]
+    return shift, jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
 
 
 @jax.jit
@@ -143,23 +167,51 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     return jnp.square(leaf.astype(dtype) * scale)
 
 
-def _reduce(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
-    """Combine each leaf over its axes, then the leaves of each block, on all devices; one array a block."""
-    if layout.form == "concatenate":
-        split = split_axes(layout)
+def _over_axes(
+    parts: list[jax.Array], stacks: list[tuple[int, ...]], layout: Layout, combine: Callable[..., jax.Array]
+) -> list[jax.Array]:
+    """Combine each leaf over its axes; several may be stacked in one part."""
+    keepdims = layout.form in ("concatenate", "slices")
+    found: dict[int, jax.Array] = {}
+    for part, places in zip(parts, stacks, strict=True):
+        axes = layout.axes[places[0]]
+        if len(places) == 1:
+            found[places[0]] = combine(part, axis=axes, keepdims=keepdims)
+        else:
+            rows = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=keepdims)
+            found |= {place: rows[i] for i, place in enumerate(places)}
+    return [found[i] for i in range(len(found))]
+
+
+def _reduce(reduced: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
+    """Combine what is left of the leaves of each block, on all devices; one array a block."""
+    if layout.form in ("concatenate", "slices"):
         return [
-            whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
-            for part, (axes, over) in zip(parts, split, strict=True)
+            whole_slices(part, axes, over, combine)
+            for part, (axes, over) in zip(reduced, split_axes(layout), strict=True)
         ]
-    reduced = [combine(part, axis=axes) for part, axes in zip(parts, layout.axes, strict=True)]
     members: list[list[jax.Array]] = [[] for _ in range(block_count(layout))]
     for part, block in zip(across_devices(reduced, layout.over, combine), layout.block_of, strict=True):
         members[block].append(part)
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
 
 
-def _combined(parts: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array], dtype: Any) -> jax.Array:
-    blocks = _reduce(parts, layout, combine)
+def _combined(
+    parts: list[jax.Array],
+    layout: Layout,
+    combine: Callable[..., jax.Array],
+    dtype: Any,
+    stacks: list[tuple[int, ...]] | None = None,
+) -> Any:
+    """Combine the numbers of each block; `stacks` says which leaves are stacked in each part, by default one."""
+    if stacks and layout.form == "scalar" and len(stacks) < len(layout.axes):
+        axes = tuple(tuple(range(part.ndim)) for part in parts)
+        over = tuple(layout.over[places[0]] for places in stacks)
+        layout, stacks = Layout((0,) * len(parts), axes, "scalar", over=over), None
+    singles: list[tuple[int, ...]] = [(i,) for i in range(len(parts))]
+    blocks = _reduce(_over_axes(parts, stacks or singles, layout, combine), layout, combine)
+    if layout.form == "slices":
+        return in_groups(blocks, [block.shape for block in blocks], dtype)
     if layout.form == "scalar":
         return blocks[0] if blocks else jnp.zeros((), dtype)
     if not blocks:

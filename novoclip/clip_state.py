@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.counting import count_in_a_row, count_up
+from novoclip.furthest import furthest
 from novoclip.leaves import named_leaves
 from novoclip.mesh import across_devices, leaf_axes, shards
+from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond
+from novoclip.slices import Slices, places_of
 
 
 class ClipState(NamedTuple):
@@ -16,9 +19,10 @@ class ClipState(NamedTuple):
 
     Attributes:
       steps: int32, steps taken; stops at the largest int32, as the other two counters do.
-      norms: norms of the last step's blocks before clipping, a scalar or a vector;
-        `()` for `per="element"`, as are `limits`.
-      limits: the blocks' limits at the last step. A block whose norm was not finite keeps its own.
+      norms: norms of the last step's blocks before clipping, a scalar or a vector; for `per="unit"` a vector with one
+        for each leaf, of the unit that was furthest above its limit (of several alike, their mean); `()` for
+        `per="element"`, as are `limits`.
+      limits: the limits of these blocks at the last step. A block whose norm was not finite keeps its own.
       fraction: float32, share of the blocks that were beyond their limit at the last step
         (per element, at the last step that was finite).
       clipped: int32, steps in which any block was.
@@ -53,15 +57,49 @@ def check_counts(state: ClipState, *, counting: bool) -> None:
         raise ValueError(msg)
 
 
-def advance_counts(state: ClipState, norms: jax.Array, limits: jax.Array, rounding: float | None = None) -> ClipState:
-    """Return the state with this step's norms, compared with their limits, counted."""
-    finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
-    beyond = finite & is_beyond(norms, limits, rounding)
+def start_norms(state: ClipState, norms: Any) -> ClipState:
+    """Return the state with norms of 0 and no limits, from the shapes of norms that are not those of elements."""
+    shape, dtype = norms_shown(norms)
+    return state._replace(norms=jnp.zeros(shape, dtype), limits=jnp.full(shape, no_limit(dtype), dtype))
+
+
+def norms_shown(norms: Any) -> tuple[tuple[int, ...], Any]:
+    """Return the shape and dtype of the norms that a state shows: those of an array, or one for each of several."""
+    if isinstance(norms, Slices):
+        leaves = sum(map(len, places_of(norms)))
+        return (leaves,), norms.arrays[0].dtype
+    return norms.shape, norms.dtype
+
+
+def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *, counting: bool) -> ClipState:
+    """Return the state with this step's norms, their limits and, if asked for, what was beyond them.
+
+    Args:
+      state: that of the step before.
+      norms: one array, or Slices.
+      limits: likewise.
+      roundings: likewise numbers; see `rounding_of`.
+      counting: whether to count.
+    """
+    dtype = state.norms.dtype
+    if isinstance(norms, Slices):
+        seen, bounds, beyond, spoilt, count = furthest(norms, limits, roundings, norms_shown(norms)[1])
+    else:
+        finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
+        beyond = jnp.sum(finite & is_beyond(norms, limits, roundings), dtype=jnp.float32)
+        seen, bounds, spoilt, count = norms, limits, jnp.sum(~finite, dtype=jnp.float32), norms.size
+    bounds = jnp.where(jnp.isfinite(seen), limits_as(bounds, dtype), state.limits)
+    state = state._replace(norms=seen.astype(dtype), limits=bounds)
+    return count_blocks(state, beyond, spoilt, count) if counting else state
+
+
+def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: int) -> ClipState:
+    """Return the state with a step counted in which some of `count` blocks were beyond their limits, or spoilt."""
     return state._replace(
-        fraction=jnp.sum(beyond, dtype=jnp.float32) / float(max(norms.size, 1)),
-        clipped=count_up(state.clipped, jnp.any(beyond)),
-        nonfinite=count_up(state.nonfinite, ~jnp.all(finite)),
-        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~jnp.all(finite)),
+        fraction=beyond / float(max(count, 1)),
+        clipped=count_up(state.clipped, beyond > 0),
+        nonfinite=count_up(state.nonfinite, spoilt > 0),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, spoilt > 0),
     )
 
 

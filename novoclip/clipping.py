@@ -1,26 +1,37 @@
 """clip(measure, limit, shape): the three answers that make a clipping rule."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.clip_state import ClipState, advance_counts, advance_element_counts, check_counts, start_counts
+from novoclip.blocks import block_norms
+from novoclip.clip_state import (
+    ClipState,
+    advance_blocks,
+    advance_element_counts,
+    check_counts,
+    norms_shown,
+    start_counts,
+    start_norms,
+)
 from novoclip.counting import count_up
 from novoclip.granularity import PER, resolve_measure
+from novoclip.layout import Layout
+from novoclip.learning import kept_where_not_finite
 from novoclip.leaves import is_measured, reject_integers
-from novoclip.limits import Limit, kept_where_not_finite, name_of
+from novoclip.limits import Limit, name_of
 from novoclip.masks import masked, with_gradients
 from novoclip.measure import Measure, norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.per_element import check_history, over_leaves
 from novoclip.platforms import kept_apart
-from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond, rounded_like, rounding_of
 from novoclip.shapes import CUTS, SHAPES
+from novoclip.slices import Slices
 
 NONFINITE = ("zero", "propagate")
 
@@ -78,61 +89,86 @@ def clip(
     check_choice("nonfinite", nonfinite, NONFINITE)
     check_flag("count", count)
     measure = resolve_measure(measure)
-    blockwise = not measure.elementwise
-    counting = blockwise if count is None else count
-    advance = kept_where_not_finite(limit, elementwise=not blockwise)
-    if not blockwise:
-        advance = over_leaves(advance, measure.max_copies)
-    target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=not blockwise)
-    origin = made_by(f"{name_of(limit)} per {measure.name}")
-
-    def init(params: optax.Params) -> ClipState:
-        norms = norm_shapes(measure, params)
-        check_history(limit, norms, params, measure.max_copies)
-        state = ClipState(
-            steps=jnp.zeros((), jnp.int32),
-            norms=jnp.zeros(norms.shape, norms.dtype) if blockwise else (),
-            limits=jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype) if blockwise else (),
-            fraction=(),
-            clipped=(),
-            nonfinite=(),
-            memory=advance.init(norms),
-            origin=origin,
-        )
-        return start_counts(state) if counting else state
+    counting = not measure.elementwise if count is None else count
+    init, judge = judging(measure, limit, counting=counting)
+    target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=measure.elementwise)
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        reject_integers(updates)
-        check_origin(state, ClipState, origin)
-        check_counts(state, counting=counting)
-        params = with_gradients(params, updates) if limit.needs_params else None
-        seen = norms = measure.norms(updates)
-        if counting and not blockwise:
+        judged = judge(updates, state, params, extra)
+        norms = judged.norms
+        if counting and measure.elementwise:
             # Otherwise absolute values are computed once for counting and clipping, and written out.
             updates = jax.tree.map(lambda x: kept_apart(x) if is_measured(x) else x, updates)
             norms = measure.norms(updates)
-        if blockwise:
-            _check_blocks(norms, state.norms)
-        sizes = _sizes(measure, params, norms) if limit.needs_params else None
-        limits, memory = advance.update(norms, state.memory, sizes, **extra | {"step": state.steps})
-        rounding = rounding_of(updates, norms, measure.rounding) if blockwise else 0.0
-        if not blockwise:
-            limits = rounded_like(limits, updates)
-        new = jax.tree.map(functools.partial(target, rounding=rounding), norms, limits)
+        new = jax.tree.map(lambda n, c, r: target(n, c, rounding=r), norms, judged.limits, judged.roundings)
         rescaled = measure.rescale(updates, norms, new)
-        state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
-        if counting and not blockwise:
-            state = advance_element_counts(state, seen, limits)
-        elif counting:
-            state = advance_counts(state, norms, limits, rounding)
-        if blockwise:
-            limits = jnp.where(jnp.isfinite(norms), limits_as(limits, state.limits.dtype), state.limits)
-            state = state._replace(norms=norms.astype(state.norms.dtype), limits=limits)
-        return rescaled, state
+        return rescaled, judged.state
 
     return masked(optax.GradientTransformationExtraArgs(init, update), mask)
+
+
+class Judged(NamedTuple):
+    """Norms and their limits at a step; `roundings` says by how much a norm may be above its limit, relatively."""
+
+    norms: Any
+    limits: Any
+    roundings: Any
+    state: ClipState
+
+
+def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool = False) -> tuple[Any, Any]:
+    """Return two functions, `init(params)` and `judge(updates, state, params, extra)`, which gives what is Judged.
+
+    Args:
+      measure: the blocks.
+      limit: their limits.
+      counting: whether `judge` counts what is beyond them.
+      elsewhere: whether the caller counts, in the same state.
+    """
+    elements = measure.elementwise
+    advance = over_leaves(kept_where_not_finite(limit, elementwise=elements), measure)
+    origin = made_by(f"{name_of(limit)} per {measure.name}")
+
+    def init(params: optax.Params) -> ClipState:
+        norms = norm_shapes(measure, params)
+        check_history(limit, norms, params, measure)
+        steps, memory = jnp.zeros((), jnp.int32), advance.init(norms)
+        state = ClipState(steps, (), (), (), (), (), memory, origin)
+        state = state if elements else start_norms(state, norms)
+        return start_counts(state) if counting else state
+
+    def judge(updates: optax.Updates, state: ClipState, params: optax.Params | None, extra: dict[str, Any]) -> Judged:
+        reject_integers(updates)
+        check_origin(state, ClipState, origin)
+        check_counts(state, counting=counting or elsewhere)
+        params = with_gradients(params, updates) if limit.needs_params else None
+        norms = measure.norms(updates)
+        if not elements:
+            _check_blocks(norms, state.norms)
+        sizes = _sizes(measure, params, norms) if limit.needs_params else None
+        known = extra | {"step": state.steps}
+        if limit.needs_total and isinstance(norms, Slices):
+            known["total"] = _total(norms)
+        limits, memory = advance.update(norms, state.memory, sizes, **known)
+        state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
+        if elements:
+            limits = rounded_like(limits, updates)
+            counted = advance_element_counts(state, norms, limits) if counting else state
+            return Judged(norms, limits, jax.tree.map(lambda _: 0.0, norms), counted)
+        roundings = rounding_of(updates, norms, measure.rounding)
+        state = advance_blocks(state, norms, limits, roundings, counting=counting)
+        return Judged(norms, limits, roundings, state)
+
+    return init, judge
+
+
+def _total(norms: Slices) -> jax.Array:
+    """Return the Euclidean norm of the norms that are finite."""
+    finite = [jnp.where(jnp.isfinite(norm), norm, 0) for norm in norms.arrays]
+    axes = tuple(tuple(range(norm.ndim)) for norm in finite)
+    return block_norms(finite, Layout((0,) * len(axes), axes, "scalar", over=((),) * len(axes)), "l2")
 
 
 def new_norm(
@@ -170,12 +206,17 @@ def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
     sizes = measure.norms(params)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (sizes, norms)]
     if shapes[0] != shapes[1]:
-        msg = f"the parameters have blocks of shape {shapes[0]}, the gradients {shapes[1]}"
+        found = [
+            tree.shape if hasattr(tree, "shape") else [x.shape for x in jax.tree.leaves(tree)]
+            for tree in (sizes, norms)
+        ]
+        msg = f"the parameters have blocks of shape {found[0]}, the gradients {found[1]}"
         raise ValueError(msg)
     return sizes
 
 
-def _check_blocks(norms: jax.Array, previous: jax.Array) -> None:
-    if norms.shape != previous.shape:
-        msg = f"the gradients have blocks of shape {norms.shape}, the parameters given to init {previous.shape}"
+def _check_blocks(norms: Any, previous: jax.Array) -> None:
+    shape, _ = norms_shown(norms)
+    if shape != previous.shape:
+        msg = f"the gradients have blocks of shape {shape}, the parameters given to init {previous.shape}"
         raise ValueError(msg)

@@ -172,7 +172,7 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
     def all_axes(_: str, layer: jax.Array) -> tuple[int, ...]:
         return tuple(range(layer.ndim))
 
-    return _slices(None, all_axes, norm, stacked, specs, "tensor")
+    return _slices(None, all_axes, norm, stacked, specs, "tensor", "concatenate")
 
 
 def units(
@@ -195,7 +195,8 @@ def units(
         parameters. Not needed elsewhere, nor for leaves that are whole on every device.
 
     Returns:
-      A Measure whose norms are one vector, leaf after leaf.
+      A Measure whose norms are `Slices`: arrays of the norms of leaves that are alike, in which the axes that were
+      reduced have size 1. So nothing moves between devices that hold parts of a leaf.
 
     Raises:
       TypeError: if `axes` are no integers.
@@ -204,16 +205,17 @@ def units(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> print(units(0).norms({"kernel": jnp.array([[3.0, 1.0], [4.0, 0.0]])}))
-      [5. 1.]
-      >>> print(units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}))
-      [5. 1.]
+      >>> print(*units(0).norms({"kernel": jnp.array([[3.0, 1.0], [4.0, 0.0]])}).arrays)
+      [[[5. 1.]]]
+      >>> print(*units("torch").norms({"weight": jnp.array([[3.0, 4.0], [1.0, 0.0]])}).arrays)
+      [[[5.]
+        [1.]]]
     """
     shown = "a function" if is_function(axes) else repr(axes)
-    return _slices(axes, resolve_axes(axes), norm, stacked, specs, f"unit (axes={shown})")
+    return _slices(axes, resolve_axes(axes), norm, stacked, specs, f"unit (axes={shown})", "slices")
 
 
-def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str) -> Measure:
+def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str, form: str) -> Measure:
     """Return the Measure of the slices of layers; `axes` is the argument that they come from, to check it."""
     check_choice("norm", norm, NORMS)
     layers, spec = resolve_stacked(stacked), resolve_specs(specs)
@@ -221,7 +223,7 @@ def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
         shards = tuple(shards_of(path, leaf, spec.at(path, leaf)) for path, leaf in leaves)
-        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), "concatenate", shards=shards)
+        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), form, shards=shards)
 
     def check(tree: Any) -> None:
         layers.check(tree)

@@ -1,5 +1,6 @@
 """Which block each leaf belongs to, and the way from values of blocks back to leaves."""
 
+from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from novoclip.mesh import Shards, own_slices, shards
 from novoclip.platforms import entries, pieces
 from novoclip.ranges import common_dtype
+from novoclip.slices import by_leaf, in_groups
 
 
 class Layout(NamedTuple):
@@ -18,10 +20,10 @@ class Layout(NamedTuple):
     Attributes:
       block_of: the block of each leaf, counted from 0 in order of first occurrence.
       axes: the axes of each leaf that its norm is taken over.
-      form: what the norms become: one "scalar"; a vector with an entry a block
-        ("stack"); or one with an entry for each slice that is left of a leaf ("concatenate").
+      form: what the norms become: one "scalar"; a vector with an entry a block ("stack"), or with one for each
+        layer of each leaf ("concatenate"); or, for "slices", Slices.
       over: for the first two forms, the mesh axes that each leaf is split over.
-      shards: for "concatenate", the mesh axes that each axis of each leaf is split over.
+      shards: for the others, the mesh axes that each axis of each leaf is split over.
     """
 
     block_of: tuple[int, ...]
@@ -40,8 +42,12 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     """Return how many numbers each block holds, in the form of the norms."""
     dtype = common_dtype(leaves)
     sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]
-    if layout.form == "concatenate":
+    if layout.form in ("concatenate", "slices"):
         along = [shards([name for axis in axes for name in split[axis]]) for axes, split in split_axes(layout)]
+        if layout.form == "slices":
+            ones = [(1,) * leaf.ndim for leaf in leaves]
+            each = [np.full(shape, max(a * b, 1.0), dtype) for shape, a, b in zip(ones, sizes, along, strict=True)]
+            return in_groups([jnp.asarray(count) for count in each], _slice_shapes(leaves, layout), dtype)
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
     counts = [0.0] * block_count(layout)  # not integers, which end at 2^31
@@ -55,22 +61,30 @@ def split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:
     return list(zip(layout.axes, layout.shards, strict=True))
 
 
-def split(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
+def split(values: Any, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
     """Undo `_combined`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
-    return [part[..., 0] for part in split_several(values[..., None], leaves, layout)]
+    return [parts[0] for parts in split_several([values], leaves, layout)]
 
 
-def split_several(values: jax.Array, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
-    """Do the same with several values for each block, in the last axis."""
+def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+    """Do the same with several values for each block."""
+    number = len(values)
     if layout.form == "scalar":
-        return [values] * len(leaves)
+        return [list(values)] * len(leaves)
     if layout.form == "stack":
-        rows = entries(values)
-        return [rows[block] for block in layout.block_of]
-    shapes = _slice_shapes(leaves, layout)
-    slices = pieces(values, [math.prod(shape) for shape in shapes])
-    parts = [part.reshape(*shape, -1) for part, shape in zip(slices, shapes, strict=True)]
-    return [own_slices(part, leaf.shape, over) for part, leaf, over in zip(parts, leaves, layout.shards, strict=True)]
+        rows = entries(jnp.stack(values, axis=1))
+        return [[rows[block][k] for k in range(number)] for block in layout.block_of]
+    if layout.form == "concatenate":
+        shapes = _slice_shapes(leaves, layout)
+        slices = pieces(jnp.stack(values, axis=1), [math.prod(shape) for shape in shapes])
+        parts = [[part[:, k].reshape(shape) for k in range(number)] for part, shape in zip(slices, shapes, strict=True)]
+    else:
+        together = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *values)
+        parts = [[row[k] for k in range(number)] for row in by_leaf(together)]
+    return [
+        [own_slices(part, leaf.shape, over) for part in each]
+        for each, leaf, over in zip(parts, leaves, layout.shards, strict=True)
+    ]
 
 
 def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import Schedulable, check_number, value_at
-from novoclip.mesh import broadcast_like, placed_like
-from novoclip.origin import check_state
-from novoclip.ranges import limits_as, no_limit, without_infinity
+from novoclip.mesh import broadcast_like
 
 UNNAMED = "a Limit"
 NO_TRANSFORM = (
@@ -51,6 +49,8 @@ class Limit(NamedTuple):
         to be measured; they are None otherwise.
       name: what error messages call it, with what its memory depends on: a state made under another is refused.
       signed: whether it also works for negative numbers, such as losses.
+      needs_total: whether `update` is to be given `total=`, the Euclidean norm of the norms of all blocks, where
+        it sees those of one leaf at a time, as with `per="unit"`.
     """
 
     init: Callable[[Any], Any]
@@ -58,10 +58,17 @@ class Limit(NamedTuple):
     needs_params: bool = False
     name: str = UNNAMED
     signed: bool = False
+    needs_total: bool = False
 
 
 def make_limit(
-    init: Callable[[Any], Any], update: LimitUpdate, *, name: str, needs_params: bool = False, signed: bool = False
+    init: Callable[[Any], Any],
+    update: LimitUpdate,
+    *,
+    name: str,
+    needs_params: bool = False,
+    signed: bool = False,
+    needs_total: bool = False,
 ) -> Limit:
     """Return a Limit that says what to write where it stands in place of a transform.
 
@@ -79,7 +86,7 @@ def make_limit(
             raise TypeError(NO_TRANSFORM)
         return update(norms, memory, param_norms, **extra)
 
-    return Limit(of_norms, at_a_step, needs_params, name, signed)
+    return Limit(of_norms, at_a_step, needs_params, name, signed, needs_total)
 
 
 def constant(value: Schedulable, *, name: str = "value") -> Limit:
@@ -153,6 +160,7 @@ def tighter(*limits: Limit) -> Limit:
         needs_params=any(limit.needs_params for limit in limits),
         name=f"tighter({', '.join(limit.name for limit in limits)})",
         signed=all(limit.signed for limit in limits),
+        needs_total=any(limit.needs_total for limit in limits),
     )
 
 
@@ -172,77 +180,3 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
         return jnp.where(broadcast_like(blocks, b), a, b)
 
     return jax.tree.map(each, new, old)
-
-
-def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
-    """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
-
-    Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
-    Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
-    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
-    block remembers is NaN, a limit that is NaN is none.
-    """
-
-    @functools.cache
-    def expected(shape: tuple[int, ...]) -> Any:
-        return jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct(shape, jnp.float32)))
-
-    @functools.cache
-    def begins_as_nan() -> bool:
-        with jax.ensure_compile_time_eval():
-            memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
-            known = [array for array in _floating(memory) if not isinstance(array, jax.core.Tracer)]
-            return any(bool(jnp.any(jnp.isnan(array))) for array in known)
-
-    def init(norms: Any) -> Any:
-        memory = limit.init(norms)
-        for array in jax.tree.leaves(memory):
-            if array.shape[: len(norms.shape)] != norms.shape:
-                msg = f"a Limit's memory must begin with the norms' shape {norms.shape}; got an array of {array.shape}"
-                raise ValueError(msg)
-        # Norms of single numbers lie on the devices of a mesh as the numbers do.
-        return jax.tree.map(lambda array: placed_like(array, norms), memory)
-
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        check_state(memory, expected(norms.shape), limit.name)
-        memory = without_infinity(memory)
-        seen = norms.astype(_dtype_of(memory, norms.dtype))
-        finite = jnp.isfinite(seen)
-        limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
-        jax.tree.map(_check_unchanged, memory, learned)
-        if begins_as_nan():
-            limits = jnp.where((_missing(memory, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
-        known = finite & ~jnp.isnan(limits)
-        if elementwise:
-            # Each array by itself: XLA would write out what all of them have in common.
-            learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
-        else:
-            spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
-            known = known & ~spoilt
-        limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
-        return limits_as(limits, norms.dtype), choose(known, learned, memory)
-
-    return Limit(init, update, limit.needs_params, limit.name)
-
-
-def _floating(memory: Any) -> list[jax.Array]:
-    return [array for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
-
-
-def _missing(memory: Any, norms: jax.Array) -> jax.Array:
-    """Return how many elements of each block's memory are NaN."""
-    missing = jnp.zeros(norms.shape, jnp.int32)
-    for array in _floating(memory):
-        missing = missing + jnp.sum(jnp.isnan(array), axis=tuple(range(norms.ndim, array.ndim)), dtype=jnp.int32)
-    return missing
-
-
-def _dtype_of(memory: Any, otherwise: Any) -> Any:
-    floating = _floating(memory)
-    return floating[0].dtype if floating else otherwise
-
-
-def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
-    if (new.shape, new.dtype) != (old.shape, old.dtype):
-        msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
-        raise ValueError(msg)

@@ -24,7 +24,8 @@ class Measure(NamedTuple):
 
     Attributes:
       norms: `norms(tree)`: a scalar, or one vector over all blocks, in float32 (float64
-        if any leaf is); with `elementwise`, the tree of absolute values.
+        if any leaf is); for slices of leaves, `Slices`, whose arrays are of leaves that are alike; with
+        `elementwise`, the tree of absolute values.
       rescale: `rescale(tree, old, new)`: the tree whose blocks, of norms `old`, have been
         multiplied by one factor each so that their norms are `new`. Structure, shapes and
         dtypes stay. A block whose `new` is 0 becomes zeros, even if it held NaN.
@@ -58,16 +59,16 @@ def blocks_of(
 ) -> Measure:
     """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
 
-    def norms(tree: optax.Updates) -> jax.Array:
+    def norms(tree: optax.Updates) -> Any:
         check(tree)
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
 
-    def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
+    def rescale(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
         named = named_leaves(tree)
         return with_numbers(tree, rescale_leaves([leaf for _, leaf in named], layout_of(named), old, new))
 
-    def spread(values: jax.Array, tree: optax.Updates) -> optax.Updates:
+    def spread(values: Any, tree: optax.Updates) -> optax.Updates:
         named = named_leaves(tree)
         return with_numbers(tree, split(values, [leaf for _, leaf in named], layout_of(named)))
 

@@ -36,10 +36,10 @@ def check_origin(state: Any, kind: Any, expected: Any) -> None:
       ValueError: naming both.
     """
     if not isinstance(state, kind):
-        msg = f"{_text(expected)} needs a state of type {kind.__name__}; got {type(state).__name__}: call init again"
+        msg = f"{text_of(expected)} needs a state of type {kind.__name__}; got {type(state).__name__}: call init again"
         raise ValueError(msg)
     if isinstance(state.origin, Origin) and type(state.origin) is not type(expected):
-        msg = f"this state was made by {_text(state.origin)}; it is no state of {_text(expected)}: call init again"
+        msg = f"this state was made by {text_of(state.origin)}; it is no state of {text_of(expected)}: call init again"
         raise ValueError(msg)
 
 
@@ -71,5 +71,6 @@ def _names(state: Any) -> str:
     return type(state).__name__ if jax.tree.leaves(state) else "nothing"
 
 
-def _text(origin: Any) -> str:
+def text_of(origin: Any) -> str:
+    """Return the text of an Origin."""
     return getattr(type(origin), "text", "something unknown")

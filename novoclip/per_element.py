@@ -8,19 +8,20 @@ import jax.numpy as jnp
 
 from novoclip.leaves import is_measured
 from novoclip.limits import Limit
+from novoclip.measure import Measure
 
 LARGE = 2**20  # elements that any state may have
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
-def over_leaves(limit: Limit, max_copies: int) -> Limit:
-    """Return the Limit that applies another to each leaf of a tree of norms.
+def over_leaves(limit: Limit, measure: Measure) -> Limit:
+    """Return the Limit that applies another to each array of norms, of which a Measure may give one or a tree.
 
-    Its memory holds, for each array of the other's memory, one tree like the parameters,
-    which is what sharding and checkpointing tools look for.
+    Its memory holds, for each array of the other's memory, one tree like that of the norms: per element one like the
+    parameters, which is what sharding and checkpointing tools look for.
 
     Raises:
-      ValueError: in `init`, if it would keep more than `max_copies` copies of the tree of norms.
+      ValueError: in `init`, if it would keep more copies of a tree of single numbers than the Measure allows.
     """
     memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
 
@@ -34,7 +35,8 @@ def over_leaves(limit: Limit, max_copies: int) -> Limit:
         return memory_tree.unflatten(trees)
 
     def init(norms: Any) -> Any:
-        _check_copies(limit, norms, max_copies)
+        if measure.elementwise:
+            _check_copies(limit, norms, measure.max_copies)
         leaves = jax.tree.leaves(norms)
         outer: Any = jax.tree.structure(norms)
         return regroup([limit.init(leaf) for leaf in leaves], outer)
@@ -45,14 +47,14 @@ def over_leaves(limit: Limit, max_copies: int) -> Limit:
         try:
             columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
         except ValueError as error:
-            msg = f"the state does not fit {limit.name} per element, or the gradients given to update: {error}"
+            msg = f"the state does not fit {limit.name} per {measure.name}, or the gradients given to update: {error}"
             raise ValueError(msg) from error
         memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
         results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
-    return Limit(init, update, limit.needs_params, limit.name)
+    return limit._replace(init=init, update=update)
 
 
 def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
@@ -75,20 +77,21 @@ def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
         raise ValueError(msg)
 
 
-def check_history(limit: Limit, norms: Any, params: Any, max_copies: int) -> None:
+def check_history(limit: Limit, norms: Any, params: Any, measure: Measure) -> None:
     """Raise a ValueError if the state of a Limit of blocks is both large and many copies of the parameters.
 
-    Norms of elements, which are a pytree, are left to `over_leaves`.
+    Norms of elements are left to `over_leaves`.
     """
-    if not hasattr(norms, "shape"):
+    if measure.elementwise:
         return
     elements = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params) if is_measured(leaf))
-    arrays = jax.tree.leaves(jax.eval_shape(lambda: limit.init(norms)))
-    if sum(array.size for array in arrays) > max(max_copies * elements, LARGE):
+    arrays = jax.tree.leaves(jax.eval_shape(lambda: [limit.init(norm) for norm in jax.tree.leaves(norms)]))
+    if sum(array.size for array in arrays) > max(measure.max_copies * elements, LARGE):
         size = sum(array.size * array.dtype.itemsize for array in arrays)
+        number = sum(math.prod(norm.shape) for norm in jax.tree.leaves(norms))
         msg = (
-            f"{limit.name} keeps {_readable(size)} for {norms.size} norms of {elements} elements, over {max_copies} "
-            "copies of the parameters: write a smaller window=, or take larger blocks"
+            f"{limit.name} keeps {_readable(size)} for {number} norms of {elements} elements, over "
+            f"{measure.max_copies} copies of the parameters: write a smaller window=, or take larger blocks"
         )
         raise ValueError(msg)
 

@@ -8,6 +8,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from novoclip.mesh import placed_like
+
 ROW = 64
 
 
@@ -46,33 +48,37 @@ def kept_apart(tree: Any) -> Any:
 
 
 def first_enough(
-    sums: Callable[[Sequence[jax.Array], jax.Array], jax.Array],
+    sums: Callable[[Sequence[jax.Array], jax.Array], Any],
     scales: jax.Array,
-    is_enough: Callable[[jax.Array], jax.Array],
+    is_enough: Callable[[Any], jax.Array],
     leaves: Sequence[jax.Array],
-) -> jax.Array:
-    """Return sums(leaves, scale) for each scale, stacked; 0 for those after the first, if that is enough.
+) -> Any:
+    """Return sums(leaves, scale), a pytree, for each scale, stacked; 0 after the first, if that is enough.
 
     On a CPU, the others are computed only where they are needed. Elsewhere all are, side by side, from numbers that are
     read once: the host of a GPU would wait for the condition of a loop at every step.
     """
 
-    def one_by_one(*leaves: jax.Array) -> jax.Array:
+    def one_by_one(*leaves: jax.Array) -> Any:
         # A loop that usually ends after one pass: the program holds the sums once, and a branch twice.
-        def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-            pass_index, totals = carry
-            return (pass_index == 0) | (pass_index < len(scales)) & ~is_enough(totals[0])
+        def unfinished(carry: tuple[jax.Array, jax.Array, Any]) -> jax.Array:
+            pass_index, done, _ = carry
+            return (pass_index < len(scales)) & ~done
 
-        def take(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            pass_index, totals = carry
-            return pass_index + 1, totals.at[pass_index].set(sums(leaves, scales[pass_index]))
+        def take(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+            pass_index, done, totals = carry
+            found = sums(leaves, scales[pass_index])
+            totals = jax.tree.map(lambda total, new: total.at[pass_index].set(new), totals, found)
+            return pass_index + 1, done | (pass_index == 0) & is_enough(found), totals
 
-        shape = jax.eval_shape(lambda: sums(leaves, scales[0])).shape
-        totals = jnp.zeros((len(scales), *shape), scales.dtype)
-        return lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), totals))[1]
+        def empty(total: Any) -> jax.Array:
+            return jnp.stack([placed_like(jnp.zeros(total.shape, total.dtype), total)] * len(scales))
 
-    def side_by_side(*leaves: jax.Array) -> jax.Array:
-        return jnp.stack([sums(leaves, scale) for scale in scales])
+        totals = jax.tree.map(empty, jax.eval_shape(lambda: sums(leaves, scales[0])))
+        return lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), totals))[2]
+
+    def side_by_side(*leaves: jax.Array) -> Any:
+        return jax.tree.map(lambda *totals: jnp.stack(totals), *[sums(leaves, scale) for scale in scales])
 
     return lax.platform_dependent(*leaves, cpu=one_by_one, default=side_by_side)
 
@@ -84,21 +90,21 @@ def _by_slices(rows: jax.Array) -> list[jax.Array]:
 def _by_rotation(rows: jax.Array) -> list[jax.Array]:
     """Take the first row, and rotate, over and over: every slice and every rotation is the same program."""
     number = rows.shape[0]
-    positive = lax.index_in_dim(rows.ravel(), 0, keepdims=False) > 0
-    # A 1 that XLA does not know to be one: it computes no division twice, as it would the rotation alone.
-    one = positive.astype(rows.dtype) + (~positive).astype(rows.dtype)
     if number <= ROW:
-        return _rotated(rows, one)
+        return _rotated(rows)
     blocks = -(-number // ROW)
     fill = [(0, blocks * ROW - number, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
     padded = lax.pad(rows, jnp.zeros((), rows.dtype), fill).reshape(blocks, ROW, *rows.shape[1:])
-    return [row for block in _rotated(padded, one) for row in _rotated(block, one)][:number]
+    return [row for block in _rotated(padded) for row in _rotated(block)][:number]
 
 
-def _rotated(rows: jax.Array, one: jax.Array) -> list[jax.Array]:
+def _rotated(rows: jax.Array) -> list[jax.Array]:
+    positive = rows > 0
+    # Ones that XLA does not know to be ones: it computes no division twice, as it would the rotation alone.
+    ones = positive.astype(rows.dtype) + (~positive).astype(rows.dtype)
     found = []
     for _ in range(rows.shape[0]):
         first = lax.slice_in_dim(rows, 0, 1)
         found.append(lax.squeeze(first, [0]))
-        rows = lax.concatenate([lax.slice_in_dim(rows, 1, None), first], 0) / one
+        rows = lax.concatenate([lax.slice_in_dim(rows, 1, None), first], 0) / ones
     return found

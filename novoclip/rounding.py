@@ -7,11 +7,12 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.leaves import is_measured
+from novoclip.slices import Slices, places_of
 
 UNITS = 4  # in the last place of a norm: see is_beyond
 
 
-def is_beyond(norm: jax.Array, limit: jax.Array, rounding: float | None = None) -> jax.Array:
+def is_beyond(norm: jax.Array, limit: jax.Array, rounding: float | jax.Array | None = None) -> jax.Array:
     """Return which norms are above their limits by more than rounding, 4 units in the last place.
 
     A block that was clipped before has a norm as far from its limit: it is rounded once when the factor is found,
@@ -27,12 +28,20 @@ def is_beyond(norm: jax.Array, limit: jax.Array, rounding: float | None = None) 
     return norm - limit > (UNITS * jnp.finfo(norm.dtype).eps if rounding is None else rounding) * limit
 
 
-def rounding_of(tree: Any, norms: jax.Array, units: float = UNITS) -> float:
-    """Return the relative rounding of the norms of a pytree's blocks.
+def rounding_of(tree: Any, norms: Any, units: float = UNITS) -> Any:
+    """Return the relative rounding of the norms of a pytree's blocks, one number for each array of norms.
 
     It is `units` in the last place of the norms, or one of the elements, where these have fewer bits. Where leaves
-    of several dtypes are several blocks, it is the former.
+    of several dtypes are several blocks of one array, it is the former.
     """
+    if isinstance(norms, Slices):
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if is_measured(leaf)]
+        each = [rounding_of(leaf, norms.arrays[0][0], units) for leaf in leaves]
+
+        def of_group(norm: jax.Array, places: list[int]) -> jax.Array:
+            return jnp.array([each[i] for i in places], norm.dtype).reshape(-1, *[1] * (norm.ndim - 1))
+
+        return norms._replace(arrays=list(map(of_group, norms.arrays, places_of(norms))))
     dtypes = {
         leaf.dtype if hasattr(leaf, "dtype") else norms.dtype for leaf in jax.tree.leaves(tree) if is_measured(leaf)
     }

@@ -1,11 +1,16 @@
 """States that were saved by an earlier version."""
 
+import itertools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from novoclip.clip_state import ClipState
+from novoclip.origin import text_of
 from novoclip.paths import leaves_with_paths, some_of
+from novoclip.slices import Slices, in_groups, places_of
 
 # Counters that novoclip 0.1.0 did not have. They decide nothing.
 ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row")
@@ -14,7 +19,9 @@ ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row")
 def upgrade_state(restored: Any, state: Any) -> Any:
     """Return a state that was saved by an earlier version in the form that this version has.
 
-    Counters that the earlier version did not have begin at 0. All else must be there, and of the same shape.
+    Counters that the earlier version did not have begin at 0, and the norms and limits that a rule per unit shows,
+    which were those of all units, are those of a first step. All else must be there, and of the same shape. What a rule
+    remembered of all units in one vector is given to the leaves that they belong to.
 
     Args:
       restored: the saved state: nested dicts and lists of arrays, as Orbax restores them without a target, or the
@@ -35,8 +42,9 @@ def upgrade_state(restored: Any, state: Any) -> Any:
       >>> print(upgrade_state(saved, state).steps, upgrade_state(saved, state).nonfinite_in_a_row)
       7 0
     """
-    saved = {path.keys: leaf for path, leaf in leaves_with_paths(restored)}
     expected = leaves_with_paths(state)
+    saved = _in_groups({path.keys: leaf for path, leaf in leaves_with_paths(restored)}, state)
+    by_unit = _shown_by_unit(state)
     missing = [path for path, _ in expected if path.keys not in saved and path.keys[-1] not in ADDED]
     known = {path.keys for path, _ in expected}
     extra = ["/".join(keys) for keys in saved if keys not in known]
@@ -48,7 +56,7 @@ def upgrade_state(restored: Any, state: Any) -> Any:
         raise ValueError(msg)
 
     def converted(path: Any, own: Any) -> Any:
-        if path.keys not in saved:
+        if path.keys not in saved or (path.keys in by_unit and jnp.ndim(saved[path.keys]) == 1):
             return own
         leaf = saved[path.keys]
         if jnp.shape(leaf) != jnp.shape(own):
@@ -60,3 +68,28 @@ def upgrade_state(restored: Any, state: Any) -> Any:
         return jnp.asarray(leaf, own.dtype)
 
     return jax.tree.unflatten(jax.tree.structure(state), [converted(path, own) for path, own in expected])
+
+
+def _in_groups(saved: dict[Any, Any], state: Any) -> dict[Any, Any]:
+    """Return saved arrays, with one that holds something of all units cut into those of Slices."""
+    for path, node in leaves_with_paths(state, is_leaf=lambda node: isinstance(node, Slices)):
+        if not isinstance(node, Slices) or path.keys not in saved:
+            continue
+        vector = jnp.asarray(saved[path.keys])
+        each = math.prod(vector.shape[1:])
+        shapes = {place: a.shape[1:] for a, group in zip(node.arrays, places_of(node), strict=True) for place in group}
+        ends = [0, *itertools.accumulate(math.prod(shapes[place]) // max(each, 1) for place in sorted(shapes))]
+        if vector.ndim == 0 or ends[-1] != vector.shape[0]:
+            continue
+        parts = [vector[ends[i] : ends[i + 1]].reshape(shapes[i]) for i in range(len(shapes))]
+        arrays = in_groups(parts, [part.shape for part in parts], vector.dtype).arrays
+        saved = {name: leaf for name, leaf in saved.items() if name != path.keys}
+        saved |= {(*path.keys, "arrays", str(i)): array for i, array in enumerate(arrays)}
+    return saved
+
+
+def _shown_by_unit(state: Any) -> set[Any]:
+    """Return the places of the norms and limits that rules per unit show."""
+    rules = leaves_with_paths(state, is_leaf=lambda node: isinstance(node, ClipState))
+    units = [path.keys for path, rule in rules if isinstance(rule, ClipState) and " per unit " in text_of(rule.origin)]
+    return {(*keys, name) for keys in units for name in ("norms", "limits")}

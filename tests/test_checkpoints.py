@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import random
+import re
 import signal
 import threading
 import time
@@ -167,24 +168,57 @@ FOLDERS = [path.parent for path in save.HERE.glob("*/structure.json")]
 VERSIONS = sorted((folder.name for folder in FOLDERS), key=lambda name: [int(part) for part in name.split(".")])
 
 
-def assert_saved(arrays, kind, tree, added=()):
-    for path, leaf in save.leaves_by_path(tree).items():
+# Of all units in one vector, in 0.1.0: what is remembered is now beside each leaf, and one number a leaf is shown.
+REMEMBERED = re.compile(r"(?<=\.memory\.)(\w+)\.arrays\[\d+\]$")
+SHOWN = re.compile(r"\.(norms|limits)$")
+BY_UNIT = {"agc": "", "chain": "[1]", "record": "", "zclip": ""}
+
+
+def as_in_0_1_0(name, leaves):
+    """Arrays by their paths in a state as 0.1.0 had them, without what is shown of units."""
+    found = {}
+    for path, leaf in leaves.items():
+        if not (SHOWN.search(path) and path.startswith(BY_UNIT.get(name, "none"))):
+            found.setdefault(REMEMBERED.sub(r"\1", path), []).append(leaf)
+    return {path: x[0] if path in leaves else np.concatenate(list(map(np.ravel, x))) for path, x in found.items()}
+
+
+def assert_saved(arrays, kind, leaves, added=()):
+    for path, leaf in leaves.items():
         if path in added:
             continue
         np.testing.assert_allclose(leaf, arrays[f"{kind} {path}"], rtol=1e-5, atol=1e-7, err_msg=f"{kind} {path}")
 
 
-def nested(arrays, state, described):
+def nested(arrays, described):
     """A saved state as nested dicts, as a checkpoint restored without a target is."""
     tree = {}
-    for keys, _ in jax.tree_util.tree_leaves_with_path(state):
-        if (path := jax.tree_util.keystr(keys)) in described:
-            *outer, last = [jax.tree_util.keystr((key,), simple=True) for key in keys]
-            node = tree
-            for name in outer:
-                node = node.setdefault(name, {})
-            node[last] = arrays[f"state {path}"]
+    for path in described:
+        *outer, last = re.findall(r"[^.\[\]']+", path)
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = arrays[f"state {path}"]
     return tree
+
+
+def test_a_history_of_all_units_is_given_to_their_leaves():
+    rule = novoclip.autoclip(50.0, window=3, per="unit")
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(4), "c": jnp.ones((5, 3))}
+    state = rule.init(params)
+    history = np.arange(21.0).reshape(7, 3)
+    saved = {name: np.array(5, np.int32) for name in ("steps", "clipped", "nonfinite", "nonfinite_in_a_row")}
+    saved |= {"norms": np.ones(7), "limits": np.ones(7), "fraction": np.array(0.5)}
+    saved["memory"] = {"history": history, "slot": np.full(7, 2, np.int32)}
+    loaded = novoclip.upgrade_state(saved, state)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state)
+    of_a_and_c, of_b = loaded.memory.history.arrays
+    np.testing.assert_array_equal(of_a_and_c, [history[None, :3], history[None, 4:]])
+    np.testing.assert_array_equal(of_b, [history[3:4]])
+    rule.update(params, loaded)
+    saved["memory"]["history"] = history[:6]
+    with pytest.raises(ValueError, match="restored must be a state of this optimizer"):
+        novoclip.upgrade_state(saved, state)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -194,19 +228,21 @@ def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
     if name not in structure:
         pytest.skip(f"not in {version}")
     first, step = save.stepping(name)
-    described = {path: [str(x.dtype), list(x.shape)] for path, x in save.leaves_by_path(first).items()}
+    old = as_in_0_1_0(name, save.leaves_by_path(first))
+    described = {path: [str(x.dtype), list(x.shape)] for path, x in old.items()}
     # Counters that were added since begin at 0; all else is as it was.
     added = {path for path in described if path.split(".")[-1] in upgrade.ADDED} - set(structure[name])
-    assert {path: kind for path, kind in described.items() if path not in added} == structure[name]
+    described = {path: kind for path, kind in described.items() if path not in added}
+    assert described == {path: structure[name][path] for path in as_in_0_1_0(name, structure[name])}
     with np.load(save.HERE / version / "states.npz") as arrays:
         saved = {key.removeprefix(f"{name}: "): arrays[key] for key in arrays if key.startswith(f"{name}: ")}
-    loaded = novoclip.upgrade_state(nested(saved, first, structure[name]), first)
+    loaded = novoclip.upgrade_state(nested(saved, structure[name]), first)
     assert jax.tree.structure(loaded) == jax.tree.structure(first)
     updates, later = step(loaded, save.STEPS)
-    assert_saved(saved, "updates", updates)
-    assert_saved(saved, "later", later, added)
+    assert_saved(saved, "updates", save.leaves_by_path(updates))
+    assert_saved(saved, "later", as_in_0_1_0(name, save.leaves_by_path(later)), added)
     if version == VERSIONS[-1]:
-        assert_saved(saved, "state", save.after_steps(first, step), added)
+        assert_saved(saved, "state", as_in_0_1_0(name, save.leaves_by_path(save.after_steps(first, step))), added)
 
 
 def without(state, names):

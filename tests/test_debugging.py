@@ -19,7 +19,7 @@ import novoclip
 from novoclip.leaves import finite_leaves
 from novoclip.testing.subject import random_tree
 from tests.cases import AROUND, CASES, FIRST, sampled
-from tests.programs import ROOT
+from tests.programs import ROOT, WRITES_IN_PLACE
 
 
 def named(cases):
@@ -226,6 +226,7 @@ def test_autoclip_after_a_clip_counts_nothing():
     assert int(state[1].clipped) == 0
 
 
+@WRITES_IN_PLACE
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["guard", "adam", "count"])
 def test_searching_for_nan_makes_no_copy_of_the_gradients(name, dtype):

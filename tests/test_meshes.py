@@ -100,7 +100,7 @@ def test_norms_are_those_of_the_whole_gradient(per, norm, mesh):
     for scale in (1.0, 1e30, 1e-30):
         gradients = jax.tree.map(lambda leaf, scale=scale: leaf * scale, tree())
         found = jax.jit(jax.shard_map(measure.norms, mesh=mesh, in_specs=(SPECS,), out_specs=P()))(gradients)
-        np.testing.assert_allclose(found, measure.norms(gradients), rtol=1e-6)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, measure.norms(gradients))
 
 
 def test_units_of_split_leaves_need_specs(mesh):
@@ -240,10 +240,10 @@ def moved(compiled):
     return found
 
 
-# The sum of one norm, or of one mean, is all that a rule sends. By output unit there is one for each unit: the four of
-# "rows" are sums over devices, the eight of "columns" lie on four devices, and are gathered.
+# The sum of one norm, or of one mean, is all that a rule sends. By output unit there is one for each of the four of
+# "rows", which lie on several devices, and five sums for each leaf, of what is shown.
 SUMS = {("all-reduce", 1)}
-OF_UNITS = {"agc": {("all-reduce", 4), ("all-gather", 8)}, "centralize": {("all-reduce", 4)}}
+OF_UNITS = {"agc": {("all-reduce", 4), ("all-reduce", 5)}, "centralize": {("all-reduce", 4)}}
 
 
 def test_what_moves_is_seen(mesh):
@@ -290,7 +290,7 @@ def test_a_state_made_of_sharded_parameters_is_split_as_they_are(kind, mesh):
     [
         (novoclip.clip_by_global_norm(1.0), 1),
         (novoclip.autoclip(90.0, per="tensor"), 1),
-        (novoclip.agc(0.1), 16),
+        (novoclip.agc(0.1), 5),
         (novoclip.clip_by_value(0.1), 1),
         (novoclip.adam(0.1, clip=novoclip.zclip()), 1),
         (novoclip.skip_spikes(novoclip.adam(0.1)), 1),
@@ -303,7 +303,7 @@ def test_jit_over_sharded_arrays_gathers_no_gradient(rule, largest, mesh):
     step = jax.jit(rule.update).lower(gradients, state, params).compile()
     updates, _ = step(gradients, state, params)
     expected, _ = jax.jit(rule.update)(tree(1), jax.jit(rule.init)(tree()), tree())
-    # By unit, the 14 norms, in parts of equal size.
+    # By unit, the four norms of "rows", and five sums of what is shown.
     assert moved(step) <= SUMS if largest == 1 else max(size for _, size in moved(step)) <= largest
     for name, leaf in updates.items():
         assert leaf.sharding.is_equivalent_to(shardings[name], leaf.ndim), name

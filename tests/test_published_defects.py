@@ -81,7 +81,8 @@ def test_spectral_clips_of_vectors_do_not_jump_at_the_threshold(shape):
 
 def test_a_unit_of_a_convolution_in_one_dimension_is_all_that_feeds_an_output():
     ones = jnp.ones((5, 4, 8))
-    np.testing.assert_allclose(novoclip.resolve_measure("unit").norms({"kernel": ones}), np.full(8, np.sqrt(20)))
+    (norms,) = novoclip.resolve_measure("unit").norms({"kernel": ones}).arrays
+    np.testing.assert_allclose(norms, np.full((1, 1, 1, 8), np.sqrt(20)))
     gradient = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 8)))
     turned = []
     for rule in map(compiled, (novoclip.agc(0.01), optax.adaptive_grad_clip(0.01))):

@@ -44,7 +44,9 @@ def each_line_has_its_blocks(code, names):
     found = [eval(line.split("  #")[0], names) for line in code.splitlines() if line.startswith("novoclip.")]
     params = {"a": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, "c": {"w": jnp.ones(4)}}
     states = [jax.eval_shape(rule.init, params) for rule in found]
-    assert [getattr(state.norms, "shape", None) for state in states] == [(), (3,), (4,), None, (2,)]
+    assert [getattr(state.norms, "shape", None) for state in states] == [(), (3,), (3,), None, (2,)]
+    # "a/w" has two units, and "a/b" and "c/w" one each.
+    assert sum(np.prod(slot.shape, dtype=int) for slot in jax.tree.leaves(states[2].memory.slot)) == 4
     assert jax.tree.leaves(states[3].memory)[-1].shape[:1] in ((4,), (3,))
 
 

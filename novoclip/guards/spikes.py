@@ -14,8 +14,9 @@ from novoclip.granularity import resolve_measure
 from novoclip.guards.branch import when
 from novoclip.guards.losses import checked_value_limit, fixed, never_zero, scalar_loss
 from novoclip.guards.shown import show
+from novoclip.learning import kept_where_not_finite
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
-from novoclip.limits import Limit, choose, kept_where_not_finite
+from novoclip.limits import Limit, choose
 from novoclip.measure import norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import limits_as, no_limit

@@ -47,7 +47,8 @@ def _novograd(
 
     def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
         norms = block_sizes(blocks, gradients)
-        root = jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)
+        learned = root_average(norms, memory.root, step.decay(b2, "b2"))
+        root = jax.tree.map(lambda old, new, norm: jnp.where(old > 0, new, norm), memory.root, learned, norms)
         pulled = divide(gradients, blocks.spread(root, gradients), step.value(eps, "eps"))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by, _ = step.decay(b1, "b1")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -24,7 +25,8 @@ def _nsgd(gamma: Schedulable, normalize: str, per: str | Measure, mu_dtype: Any)
     def of_length_one(tree: Any) -> Any:
         norms = measure.norms(tree)
         # Blocks whose norm is beyond the range of numbers become zeros, as in the rules.
-        return measure.rescale(tree, norms, jnp.where(jnp.isfinite(norms) & (norms > 0), 1, 0))
+        lengths = jax.tree.map(lambda norm: jnp.where(jnp.isfinite(norm) & (norm > 0), 1.0, 0.0), norms)
+        return measure.rescale(tree, norms, lengths)
 
     def learn(gradients: Any, memory: MomentumMemory, step: Step) -> MomentumMemory:
         return velocity.learn(gradients if after else of_length_one(gradients), memory, step)

@@ -39,9 +39,9 @@ def _stable_adamw(
             size = jnp.maximum(r, small)
             return ratio(g, jnp.where(size > 0, size, 1).astype(g.dtype))
 
-        excess = blocks.norms(jax.tree.map(surprise, gradients, root)) / step.value(max_rms, "max_rms")
+        sizes, most = blocks.norms(jax.tree.map(surprise, gradients, root)), step.value(max_rms, "max_rms")
         pulled = add_decay(adam.direction(gradients, memory, step), step, rate=weight_decay, mask=weight_decay_mask)
-        divisors = blocks.spread(jnp.maximum(1, excess), pulled)
+        divisors = blocks.spread(jax.tree.map(lambda size: jnp.maximum(1, size / most), sizes), pulled)
         return jax.tree.map(lambda u, by: u / by.astype(u.dtype), pulled, divisors)
 
     return Algorithm(adam.init, adam.learn, direction, "stable_adamw")

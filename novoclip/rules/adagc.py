@@ -45,9 +45,9 @@ def _adagc(
     def update(
         norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, AdaGCMemory]:
-        del param_norms, extra
+        del param_norms
         warm = memory.seen >= warmup
-        total = length(norms)
+        total = extra["total"].astype(norms.dtype) if "total" in extra else length(norms)
         share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
         most = value_at(lambda_abs, step, norms, "lambda_abs")
         absolute = jnp.where(share > 0, most * share, 0)
@@ -62,7 +62,7 @@ def _adagc(
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
         return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
 
-    return make_limit(init, update, name=f"adagc(warmup={warmup})")
+    return make_limit(init, update, name=f"adagc(warmup={warmup})", needs_total=True)
 
 
 def adagc(

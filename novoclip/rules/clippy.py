@@ -1,5 +1,6 @@
 """Clippy: updates scaled down until no number moves far beside its weight."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
-from novoclip.clip_state import ClipState, advance_counts
+from novoclip.clip_state import ClipState, advance_blocks
 from novoclip.clipping import NONFINITE, clip, new_norm
 from novoclip.counting import count_up
 from novoclip.granularity import resolve_fixed
@@ -19,6 +20,7 @@ from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import common_dtype, no_limit
+from novoclip.rounding import UNITS
 from novoclip.safe_math import wide_ratio
 
 
@@ -81,7 +83,7 @@ def clippy(
     limit = constant(1.0)._replace(name="clippy")
     start, origin = clip(largest, limit), made_by(f"{limit.name} per {largest.name}")
 
-    def excess(updates: optax.Updates, params: optax.Params, sizes: jax.Array, step: jax.Array) -> jax.Array:
+    def excess(updates: optax.Updates, params: optax.Params, sizes: Any, step: jax.Array) -> Any:
         """Return the largest of (|u| / max |u|) / allowed: without the first quotient it could be out of range."""
         dtype = common_dtype([leaf for _, leaf in (*named_leaves(updates), *named_leaves(params))])
         number = jnp.zeros((), dtype)
@@ -89,8 +91,8 @@ def clippy(
             value_at(value, step, number, name)
             for value, name in ((relative, "relative"), (floor, "floor"), (absolute, "absolute"))
         )
-        beneath = least * rms.norms(params).astype(dtype)
-        divisors = jnp.where(sizes > 0, sizes, 1).astype(dtype)
+        beneath = jax.tree.map(lambda size: least * size.astype(dtype), rms.norms(params))
+        divisors = jax.tree.map(lambda size: jnp.where(size > 0, size, 1).astype(dtype), sizes)
 
         def each(u: Any, w: Any, lowest: Any, size: Any) -> Any:
             if not is_measured(u):
@@ -115,17 +117,25 @@ def clippy(
             raise ValueError(msg)
         params = with_gradients(params, updates)
         sizes = largest.norms(updates)
-        finite = jnp.isfinite(sizes)
-        parts = excess(updates, params, jnp.where(finite, sizes, 1), state.steps)
-        parts = jnp.where(finite, parts, sizes.astype(parts.dtype))
-        sizes = sizes.astype(parts.dtype)
-        limits = jnp.where(
-            sizes > 0, wide_ratio(jnp.ones_like(sizes), jnp.where(sizes > 0, sizes, 1)), no_limit(sizes.dtype)
-        )
-        rescaled = largest.rescale(updates, parts, new_norm(parts, limits, "hard", nonfinite, elementwise=False))
-        norms = jnp.where(finite, jnp.minimum(parts * sizes, jnp.finfo(parts.dtype).max), sizes)
-        state = advance_counts(state._replace(steps=count_up(state.steps, jnp.array(True))), parts, limits)
-        limits = jnp.ones_like(norms)
-        return rescaled, state._replace(norms=norms.astype(state.norms.dtype), limits=limits.astype(state.limits.dtype))
+        parts = excess(updates, params, jax.tree.map(lambda n: jnp.where(jnp.isfinite(n), n, 1), sizes), state.steps)
+        parts = jax.tree.map(lambda part, n: jnp.where(jnp.isfinite(n), part, n.astype(part.dtype)), parts, sizes)
+        sizes = jax.tree.map(lambda part, n: n.astype(part.dtype), parts, sizes)
+        limits = jax.tree.map(_inverse, sizes)
+        target = functools.partial(new_norm, shape="hard", nonfinite=nonfinite, elementwise=False)
+        rescaled = largest.rescale(updates, parts, jax.tree.map(target, parts, limits))
+        norms, ones = jax.tree.map(_times, parts, sizes), jax.tree.map(jnp.ones_like, sizes)
+        roundings = jax.tree.map(lambda n: UNITS * float(jnp.finfo(n.dtype).eps), norms)
+        state = state._replace(steps=count_up(state.steps, jnp.array(True)))
+        return rescaled, advance_blocks(state, norms, ones, roundings, counting=True)
 
     return masked(optax.GradientTransformationExtraArgs(start.init, update), mask)
+
+
+def _inverse(size: jax.Array) -> jax.Array:
+    quotient = wide_ratio(jnp.ones_like(size), jnp.where(size > 0, size, 1))
+    return jnp.where(size > 0, quotient, no_limit(size.dtype))
+
+
+def _times(part: jax.Array, size: jax.Array) -> jax.Array:
+    """Return part * size, the largest of |u| / allowed, which is at most the largest number, or a size not finite."""
+    return jnp.where(jnp.isfinite(size), jnp.minimum(part * size, jnp.finfo(part.dtype).max), size)

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_number, rate_at, value_at
-from novoclip.clip_state import ClipState, advance_element_counts, check_counts, start_counts
-from novoclip.clipping import clip, new_norm
+from novoclip.clip_state import ClipState, advance_element_counts, start_counts
+from novoclip.clipping import NONFINITE, clip, judging, new_norm
 from novoclip.granularity import resolve_fixed
 from novoclip.limits import Limit, choose, make_limit
 from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
-from novoclip.origin import check_origin, made_by
 from novoclip.ranges import limits_as, no_limit
 from novoclip.safe_math import hypotenuse, wide_ratio
+from novoclip.shapes import SHAPES
 
 FORMS = ("inverse", "proportional")
 
@@ -168,24 +168,22 @@ def clip_by_second_moment(
     blocks = resolve_fixed(per, "rms", elements=True)
     if blocks.elementwise:
         return clip(blocks, limit, shape, nonfinite=nonfinite, count=count, mask=mask)
-    by_block = clip(blocks, limit, shape, nonfinite=nonfinite, count=False)
-    origin = made_by(f"{limit.name} per {blocks.name}")
+    check_choice("shape", shape, tuple(SHAPES))
+    check_choice("nonfinite", nonfinite, NONFINITE)
+    start, judge = judging(blocks, limit, counting=False, elsewhere=bool(count))
 
     def init(params: optax.Params) -> ClipState:
-        state = by_block.init(params)
+        state = start(params)
         return start_counts(state) if count else state
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        check_origin(state, ClipState, origin)
-        check_counts(state, counting=count)
-        blank = state._replace(fraction=(), clipped=(), nonfinite=())
-        _, new = by_block.update(updates, blank, params, **extra)
-        state = new._replace(fraction=state.fraction, clipped=state.clipped, nonfinite=state.nonfinite)
-        # Not from the state, whose dtype may be narrower than the gradients'.
-        finite = jnp.isfinite(blocks.norms(updates))
-        bounds = jnp.where(finite, state.limits, 0 if nonfinite == "zero" else no_limit(state.limits.dtype))
+        norms, bounds, _, state = judge(updates, state, params, extra)
+        finite = jax.tree.map(jnp.isfinite, norms)
+        bounds = jax.tree.map(
+            lambda c, ok: jnp.where(ok, c, 0 if nonfinite == "zero" else no_limit(c.dtype)), bounds, finite
+        )
         sizes = ELEMENTS.norms(updates)
         spread = [blocks.spread(values, sizes) for values in (bounds, finite)]
         limits, usable = (jax.tree.map(broadcast_like, values, sizes) for values in spread)

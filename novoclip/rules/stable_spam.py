@@ -68,11 +68,11 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
 def _spikes(per: str | Measure) -> Measure:
     blocks = resolve_fixed(per, "max")
 
-    def rescale(tree: optax.Updates, old: jax.Array, new: jax.Array) -> optax.Updates:
+    def rescale(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
         def choose_each(leaf: Any, smaller: Any, bound: Any) -> Any:
             if not is_measured(leaf):
                 return leaf
-            within = jnp.abs(jnp.asarray(leaf)).astype(new.dtype) <= bound
+            within = jnp.abs(jnp.asarray(leaf)).astype(bound.dtype) <= bound
             return jnp.where(within, leaf, smaller)
 
         return jax.tree.map(choose_each, tree, blocks.rescale(tree, old, new), blocks.spread(new, tree))

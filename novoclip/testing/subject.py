@@ -170,6 +170,26 @@ def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
     return values[0] if per == "tree" else values
 
 
+def shown_limits(subject: Subject, state: Any, norms: np.ndarray, tree: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits of a tree's blocks that a state shows, and of which blocks these are.
+
+    Per unit the state shows one for each leaf, whose norm is that of a unit, or the mean of several.
+
+    Raises:
+      AssertionError: if the norms that it shows are not those of the tree's blocks.
+    """
+    seen, limits = (np.asarray(array, np.float64) for array in (state.norms, state.limits))
+    if subject.per != "unit":
+        np.testing.assert_allclose(seen, norms, rtol=1e-6)
+        return limits, np.ones(np.shape(norms), bool)
+    units = [len(_columns(np.asarray(leaf))) for leaf in jax.tree.leaves(tree)]
+    leaf_of = np.repeat(np.arange(len(units)), units)
+    for leaf, found in enumerate(seen):
+        least, most = np.min(norms[leaf_of == leaf]), np.max(norms[leaf_of == leaf])
+        assert least * (1 - 1e-6) <= found <= most * (1 + 1e-6), f"{found} is no norm between {least} and {most}"
+    return limits[leaf_of], np.abs(norms - seen[leaf_of]) <= 1e-6 * norms
+
+
 def shaped(norms: np.ndarray, limits: np.ndarray, shape: str) -> np.ndarray:
     """Return the norms that blocks get by a shape, computed in float64 by NumPy."""
     if shape == "normalize":

@@ -47,6 +47,24 @@ def kept_apart(tree: Any) -> Any:
     return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
 
 
+def written_out(tree: Any) -> Any:
+    """Return arrays as they are, which XLA's CPU backend computes once, for all that use them.
+
+    Otherwise it computes them anew for each, from a state that these take the place of, and keeps a copy of the state.
+    A division is what it does not do twice; by ones of which it does not know that they are.
+    """
+
+    def divided(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf / _ones(leaf.real), tree)
+
+    return lax.platform_dependent(tree, cpu=divided, default=lambda tree: tree)
+
+
+def _ones(array: jax.Array) -> jax.Array:
+    positive = array > 0
+    return positive.astype(array.dtype) + (~positive).astype(array.dtype)
+
+
 def first_enough(
     sums: Callable[[Sequence[jax.Array], jax.Array], Any],
     scales: jax.Array,
@@ -99,9 +117,7 @@ def _by_rotation(rows: jax.Array) -> list[jax.Array]:
 
 
 def _rotated(rows: jax.Array) -> list[jax.Array]:
-    positive = rows > 0
-    # Ones that XLA does not know to be ones: it computes no division twice, as it would the rotation alone.
-    ones = positive.astype(rows.dtype) + (~positive).astype(rows.dtype)
+    ones = _ones(rows)  # XLA computes no division twice, as it would the rotation alone
     found = []
     for _ in range(rows.shape[0]):
         first = lax.slice_in_dim(rows, 0, 1)

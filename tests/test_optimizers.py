@@ -367,11 +367,18 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
         np.testing.assert_allclose(end, ends[0], rtol=1e-4, atol=1e-6)
 
 
+# The last needs the clipped gradient for three moments, which take the place of those that it is clipped by.
+COPIES = {name: 0 for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip")}
+PROPORTIONAL = {"threshold": "proportional"}
+MOST = [(name, {}, copies) for name, copies in COPIES.items()] + [("novoclip", PROPORTIONAL, 1)]
+
+
 @programs.WRITES_IN_PLACE
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "adam"])
-def test_a_step_makes_no_copy_of_the_gradients(name, dtype):
-    optimizer = getattr(novoclip, name)(0.1)
+@pytest.mark.parametrize(("name", "options", "copies"), MOST, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_step_makes_no_copy_of_the_gradients(name, options, copies, dtype, nonfinite):
+    optimizer = getattr(novoclip, name)(0.1, nonfinite=nonfinite, **options)
     params = {"w": jax.ShapeDtypeStruct((4096, 4096), dtype)}
     state = jax.eval_shape(optimizer.init, params)
 
@@ -381,7 +388,9 @@ def test_a_step_makes_no_copy_of_the_gradients(name, dtype):
         return optax.apply_updates(params, updates), state
 
     memory = step.lower(params, state, params).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 0.01 * params["w"].size
+    # Its norms and its quotients share the upcast of 16 bits.
+    copies += name == "novograd" and dtype == "bfloat16"
+    assert memory.temp_size_in_bytes < (4 * copies + 0.01) * params["w"].size
 
 
 @pytest.mark.parametrize("per", ["element", "tensor"])

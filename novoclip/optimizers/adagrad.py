@@ -43,7 +43,9 @@ def _adagrad(
         del step
 
         def add(root: jax.Array, size: jax.Array) -> jax.Array:
-            return jnp.minimum(hypotenuse(root, fitting(size, root)), jnp.finfo(root.dtype).max)
+            total = hypotenuse(root, fitting(size, root))
+            # Not the minimum of it and a number, which XLA's CPU backend computes twice, with a copy of the old root.
+            return jnp.where(total < jnp.inf, total, jnp.maximum(root, size))
 
         return AdagradMemory(jax.tree.map(add, memory.root, block_sizes(blocks, gradients)))
 

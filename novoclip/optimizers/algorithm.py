@@ -31,6 +31,9 @@ class Algorithm(NamedTuple):
     Attributes:
       init: `init(shapes) -> memory`, from a tree of ShapeDtypeStructs.
       learn: `learn(gradients, memory, step) -> memory`.
+      follow: `follow(gradients, memory, before, step) -> memory`, what is learned from what was learned: from the new
+        memory as it is kept, and the one before. XLA's CPU backend writes out, beside the state, what is used before a
+        step that is not finite is left out, and after.
       direction: `direction(gradients, memory, step) -> updates`, from the new memory.
       name: what error messages call it, with the options that its memory depends on.
     """
@@ -39,6 +42,7 @@ class Algorithm(NamedTuple):
     learn: Callable[[Any, Any, Step], Any]
     direction: Callable[[Any, Any, Step], Any]
     name: str
+    follow: Callable[[Any, Any, Any, Step], Any] | None = None
 
 
 class OptimizerState(NamedTuple):
@@ -138,20 +142,20 @@ def _transform(
         gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.memory))
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
-        def if_finite(new: Any, old: Any) -> Any:
-            return new if nonfinite == "propagate" else jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
+        choose = functools.partial(_if_finite, None if nonfinite == "propagate" else finite)
         if decay == "coupled":
             gradients = pull(gradients, step)
         learned = learned_from(algorithm, gradients, before, step)
         check_shapes(learned, before, algorithm.name)
-        memory = if_finite(learned, before)
+        memory = choose(learned, before)
+        if algorithm.follow is not None:
+            memory = choose(algorithm.follow(gradients, memory, before, step), before, memory)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
             direction = pull(direction, step)
         direction = finish(direction, step)
         check_shapes(direction, in_precision(updates, dtype), algorithm.name)
-        direction = iter(jax.tree.leaves(if_finite(direction, jax.tree.map(jnp.zeros_like, direction))))
+        direction = iter(jax.tree.leaves(choose(direction, jax.tree.map(jnp.zeros_like, direction))))
         steps = count_up(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return jax.tree.map(
@@ -160,7 +164,7 @@ def _transform(
             steps=steps,
             nonfinite=count_up(state.nonfinite, ~finite),
             memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
-            clip=if_finite(clip_state, state.clip),
+            clip=choose(clip_state, state.clip),
             origin=state.origin,
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
@@ -168,6 +172,14 @@ def _transform(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _if_finite(finite: jax.Array | None, new: Any, old: Any, chosen: Any = None) -> Any:
+    """Return the new arrays if the step is finite, else the old; as they are those that were chosen before."""
+    if finite is None:
+        return new
+    done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
+    return jax.tree.map(lambda a, b: a if id(a) in done else jnp.where(finite, a, b), new, old)
 
 
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:

@@ -45,19 +45,21 @@ def _amsgrad(
         return AMSGradMemory(memory, jax.tree.map(jnp.zeros_like, memory.root))
 
     def learn(gradients: Any, memory: AMSGradMemory, step: Step) -> AMSGradMemory:
-        new = adam.learn(gradients, memory.adam, step)
-        by = jnp.sqrt(new.root_weight) if corrected else jnp.ones((), step.dtype)
+        return AMSGradMemory(adam.learn(gradients, memory.adam, step), memory.root_max)
+
+    def follow(gradients: Any, memory: AMSGradMemory, before: AMSGradMemory, step: Step) -> AMSGradMemory:
+        del gradients
+        by = jnp.sqrt(memory.adam.root_weight) if corrected else jnp.ones((), step.dtype)
         by = jnp.where(by > 0, by, 1)
-        return AMSGradMemory(
-            new, jax.tree.map(lambda top, root: jnp.maximum(top, root / by), memory.root_max, new.root)
-        )
+        tops = jax.tree.map(lambda top, root: jnp.maximum(top, root / by), before.root_max, memory.adam.root)
+        return memory._replace(root_max=tops)
 
     def direction(gradients: Any, memory: AMSGradMemory, step: Step) -> Any:
         del gradients
         moments = memory.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else memory.adam
         return adam_direction(moments, memory.root_max, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
-    return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})")
+    return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})", follow)
 
 
 def scale_by_amsgrad(

@@ -11,11 +11,13 @@ from novoclip.measure import Measure, norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import (
     average,
+    block_sizes,
     debiased,
     divide,
     ones_average,
     over_root,
     real_zeros,
+    root_average,
     scalar,
     zeros,
 )
@@ -71,13 +73,18 @@ def _novoclip(
 
     def learn(gradients: Any, memory: NovoClipMemory, step: Step) -> NovoClipMemory:
         first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
-        if threshold == "inverse":
-            clipped, root = inverse(gradients, memory.root, blocks, second, by)
-            weight = ones_average(memory.root_weight, second)
-        else:
-            clipped, root, weight = proportional(gradients, memory.root, memory.root_weight, blocks, second, by)
         mu_weight = ones_average(memory.mu_weight, first)
+        if threshold == "inverse":
+            root = root_average(block_sizes(blocks, gradients), memory.root, second)
+            return NovoClipMemory(memory.mu, root, mu_weight, ones_average(memory.root_weight, second))
+        clipped, root, weight = proportional(gradients, memory, blocks, second, by)
         return NovoClipMemory(average(clipped, memory.mu, first), root, mu_weight, weight)
+
+    def follow(gradients: Any, memory: NovoClipMemory, before: NovoClipMemory, step: Step) -> NovoClipMemory:
+        if threshold == "proportional":
+            return memory
+        clipped = inverse(gradients, memory.root, blocks, step.value(scale, "clipping"))
+        return memory._replace(mu=average(clipped, before.mu, step.decay(b1, "b1")))
 
     def direction(gradients: Any, memory: NovoClipMemory, step: Step) -> Any:
         mu, root = memory.mu, memory.root
@@ -87,7 +94,7 @@ def _novoclip(
         root = blocks.spread(root, gradients)
         return divide(mu, root, step.value(eps, "eps"))
 
-    return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}")
+    return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}", follow)
 
 
 def scale_by_novoclip(

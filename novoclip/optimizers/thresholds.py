@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
+from novoclip.platforms import written_out
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 from novoclip.shapes import hard
@@ -18,19 +19,16 @@ def clipped_at(gradients: Any, limits: Any) -> Any:
     return ELEMENTS.rescale(gradients, sizes, jax.tree.map(hard, sizes, limits))
 
 
-def inverse(gradients: Any, root: Any, blocks: Measure, decay: Decay, c: jax.Array) -> tuple[Any, Any]:
-    """Return the gradients clipped at c / sqrt(v), and sqrt(v), which learned from them before."""
-    root = root_average(block_sizes(blocks, gradients), root, decay)
+def inverse(gradients: Any, root: Any, blocks: Measure, c: jax.Array) -> Any:
+    """Return the gradients clipped at c / sqrt(v), where sqrt(v) learned from them before."""
 
     def limit(r: jax.Array) -> jax.Array:
         return jnp.where(r > 0, wide_ratio(c, jnp.where(r > 0, r, 1)), no_limit(r.dtype))
 
-    return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients)), root
+    return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients))
 
 
-def proportional(
-    gradients: Any, root: Any, weight: Any, blocks: Measure, decay: Decay, k: jax.Array
-) -> tuple[Any, Any, Any]:
+def proportional(gradients: Any, memory: Any, blocks: Measure, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
     """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
 
     def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
@@ -41,8 +39,10 @@ def proportional(
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.
         return jnp.where(size > 0, new, old)
 
+    root, weight = memory.root, memory.root_weight
     limits = jax.tree.map(limit, root, weight, blocks.counts(gradients))
-    clipped = clipped_at(gradients, blocks.spread(limits, gradients))
+    # The moments that are learned from it take the place of those that it is computed from.
+    clipped = written_out(clipped_at(gradients, blocks.spread(limits, gradients)))
     sizes = block_sizes(blocks, clipped)
     weights = jax.tree.map(lambda w: ones_average(w, decay), weight)
     return (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
-from novoclip.platforms import first_enough, kept_apart
+from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
 from novoclip.slices import in_groups
@@ -55,7 +55,10 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
     def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> Any:
-        squares = [_square(x, scale, dtype) for x in leaves]
+        squares = [
+            _squares(x, scale, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, scale, dtype)
+            for x, places in zip(leaves, stacks, strict=True)
+        ]
         return _combined(squares, layout, jnp.sum, dtype, stacks)
 
     stacked = [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[i] for i in places]) for places in stacks]
@@ -165,6 +168,14 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
         # Otherwise XLA hoists the upcast out of the loop, and keeps a float32 copy of every leaf.
         leaf, scale = kept_apart((leaf, scale))
     return jnp.square(leaf.astype(dtype) * scale)
+
+
+def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...]) -> jax.Array:
+    """Return the squares of a leaf's numbers, or of a matrix whose rows are summed, these sums."""
+    if leaf.ndim < 2 or axes != tuple(range(leaf.ndim - 1)) or varying_axes(leaf) or not leaf.size:
+        return _square(leaf, scale, dtype)
+    sums = sum_of_rows(lambda part: _square(part, scale, dtype), leaf.reshape(-1, leaf.shape[-1]))
+    return sums.reshape(*[1] * (leaf.ndim - 1), -1)
 
 
 def _over_axes(

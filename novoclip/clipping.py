@@ -106,7 +106,12 @@ def clip(
         rescaled = measure.rescale(updates, norms, new)
         return rescaled, judged.state
 
-    return masked(optax.GradientTransformationExtraArgs(init, update), mask)
+    kind = SeesAll if measure.sees_all else optax.GradientTransformationExtraArgs
+    return masked(kind(init, update), mask)
+
+
+class SeesAll(optax.GradientTransformationExtraArgs):
+    """A rule whose state shows norms of all numbers: if one of these is not finite, a norm is not."""
 
 
 class Judged(NamedTuple):

@@ -38,6 +38,7 @@ class Measure(NamedTuple):
       name: what error messages call it: a state made with one is refused by a rule with another.
       rounding: how many units in the last place a norm may be above its limit by rounding alone.
       max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
+      sees_all: whether a norm is not finite if any number is not.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -49,6 +50,7 @@ class Measure(NamedTuple):
     name: str = "a Measure"
     max_copies: int = 64
     rounding: float = 4.0
+    sees_all: bool = False
 
 
 def blocks_of(
@@ -79,7 +81,7 @@ def blocks_of(
     def with_norm(other: str) -> Measure:
         return blocks_of(layout_of, other, name, check)
 
-    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
+    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})", sees_all=True)
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.clipping import SeesAll
 from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
-from novoclip.leaves import finite_leaves, is_measured, narrow, reject_integers
+from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_mask, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.optimizers.step import Step, add_decay, check_decay
 from novoclip.origin import check_origin, made_by
+from novoclip.platforms import if_needed
 from novoclip.ranges import common_dtype
 from novoclip.transforms import check_rule, check_rule_state
 
@@ -134,10 +136,11 @@ def _transform(
         if clip is None and jax.tree.leaves(state.clip):
             msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
             raise ValueError(msg)
-        bad = _bad_leaves(updates, params, state.leaf_steps, nonfinite)
-        finite = ~jnp.any(bad)
-        params = with_gradients(params, updates)
+        whole, params = params, with_gradients(params, updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
+        norms = getattr(clip_state, "norms", None) if isinstance(clip, SeesAll) else None
+        bad = _bad_leaves(updates, whole, state.leaf_steps, nonfinite, norms)
+        finite = ~jnp.any(bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.memory)])
         gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.memory))
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
@@ -192,11 +195,17 @@ def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) 
         raise ValueError(msg) from error
 
 
-def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str) -> jax.Array:
-    """Return which leaves are not finite; under "propagate" nobody looks."""
+def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norms: Any) -> jax.Array:
+    """Return which leaves are not finite; nobody looks under "propagate", nor where norms of all numbers are finite."""
     if nonfinite == "propagate":
         return jnp.zeros(getattr(leaf_steps, "shape", 0), bool)
-    return in_place(~finite_leaves(updates), updates, updates, params, leaf_steps)
+    if norms is None:
+        bad = ~finite_leaves(updates)
+    else:
+        numbers = [leaf for _, leaf in named_leaves(updates)]
+        none, seen = jnp.zeros(len(numbers), bool), ~jnp.all(jnp.isfinite(norms))
+        bad = if_needed(seen, lambda *leaves: ~finite_leaves(with_numbers(updates, leaves)), lambda *_: none, *numbers)
+    return in_place(bad, updates, updates, params, leaf_steps)
 
 
 def check_dtype(name: str, dtype: Any) -> None:

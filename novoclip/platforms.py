@@ -79,6 +79,23 @@ def if_needed(needed: jax.Array, function: Callable[..., Any], otherwise: Callab
     return lax.platform_dependent(*arrays, cpu=branch, default=function)
 
 
+def one_of(condition: jax.Array, one: Callable[..., Any], other: Callable[..., Any], *arrays: Any) -> Any:
+    """Return one(*arrays) where the condition holds, else other(*arrays).
+
+    A branch, but on a GPU, whose host would wait for the condition: there both are computed, the first of zeros where
+    the condition does not hold, and one is chosen.
+    """
+
+    def branch(*arrays: Any) -> Any:
+        return lax.cond(condition, one, other, *arrays)
+
+    def select(*arrays: Any) -> Any:
+        used = [jnp.where(condition, array, jnp.zeros((), array.dtype)) for array in arrays]
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one(*used), other(*arrays))
+
+    return lax.platform_dependent(*arrays, cuda=select, rocm=select, default=branch)
+
+
 def sum_of_rows(terms: Callable[[jax.Array], jax.Array], matrix: jax.Array) -> jax.Array:
     """Return the sum of the rows of terms(matrix), of shape (1, columns); the terms are computed number by number.
 

@@ -368,7 +368,7 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
 
 
 # The last needs the clipped gradient for three moments, which take the place of those that it is clipped by.
-COPIES = {name: 0 for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip")}
+COPIES = dict.fromkeys(("sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"), 0)
 PROPORTIONAL = {"threshold": "proportional"}
 MOST = [(name, {}, copies) for name, copies in COPIES.items()] + [("novoclip", PROPORTIONAL, 1)]
 
@@ -491,3 +491,26 @@ def test_metrics_tell_of_the_optimizer_and_its_clip():
     assert int(found["optimizer/steps"]) == 2
     assert int(found["optimizer/nonfinite"]) == 1
     assert int(found["clip/clipped"]) == 1
+
+
+def test_a_clip_that_does_not_see_all_numbers_hides_no_nan():
+    """Where a rule shows norms of all numbers, these are looked at in place of the numbers, but only there."""
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    bad = {"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}
+    unit = novoclip.clip_by_global_norm(1.0)
+    for clip in (unit, novoclip.agc(0.1), novoclip.clip_by_norm(1.0, mask={"a": True, "b": False}), optax.chain(unit)):
+        optimizer = novoclip.adam(0.1, clip=clip)
+        state = optimizer.init(params)
+        updates, state = jax.jit(optimizer.update)(bad, state, params)
+        assert int(state.nonfinite) == 1
+        np.testing.assert_array_equal(state.leaf_steps, [0, 1])
+        np.testing.assert_array_equal(updates["a"], 0)
+
+
+def test_a_step_whose_norm_is_beyond_the_range_of_numbers_is_not_skipped():
+    """Its numbers are finite: the rule makes it zeros, and the optimizer counts it as any other."""
+    optimizer = novoclip.adam(0.1, clip=novoclip.clip_by_global_norm(1.0))
+    params = {"a": jnp.ones(4)}
+    _, state = jax.jit(optimizer.update)({"a": jnp.full(4, 3e38)}, optimizer.init(params), params)
+    assert int(state.nonfinite) == 0
+    assert int(state.clip.nonfinite) == 1

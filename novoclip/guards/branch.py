@@ -4,39 +4,56 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
+from jax.extend.core import jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
 from novoclip.leaves import is_measured, with_numbers
 from novoclip.mesh import placed_like, zeros_like
+from novoclip.platforms import one_of
 
 
 def when(
     condition: jax.Array,
-    run: Callable[[], tuple[Any, Any]],
+    run: Callable[[optax.Updates], tuple[Any, Any]],
+    entering: optax.Updates,
     updates: optax.Updates,
     state: Any,
     otherwise: Callable[[], jax.Array] = lambda: jnp.zeros((0,), bool),
 ) -> tuple[optax.Updates, Any, jax.Array]:
-    """Return run() where the condition holds; else zero updates, and the state as it was.
+    """Return run(entering) where the condition holds; else zero updates, and the state as it was.
 
     The third result is otherwise() where the condition does not hold, and zeros of its shape where it does.
     """
+    known, structure = _flat(entering)
+    places = [i for i, leaf in enumerate(known) if is_measured(leaf)]
 
-    def numbers() -> tuple[list[jax.Array], Any]:
-        sent, new = run()
+    def numbers(*leaves: jax.Array) -> tuple[list[jax.Array], Any]:
+        given = dict(zip(places, leaves, strict=True))
+        sent, new = run(structure.unflatten([given.get(i, leaf) for i, leaf in enumerate(known)]))
         # Some optimizers let a state take the gradients' dtype.
         new = jax.tree.map(lambda a, b: a.astype(b.dtype) if hasattr(b, "dtype") else a, new, state)
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
 
-    def taken() -> tuple[list[jax.Array], Any, jax.Array]:
-        return *numbers(), zeros_like(jax.eval_shape(otherwise))
+    gradients = [jnp.asarray(known[i]) for i in places]
+    # Traced once, for each of the ways in which it may be run.
+    traced, shapes = jax.make_jaxpr(numbers, return_shape=True)(*gradients)
+    _, outcome = _flat(shapes)
 
-    def skipped() -> tuple[list[jax.Array], Any, jax.Array]:
-        sent, new = jax.eval_shape(numbers)
+    def step(*leaves: jax.Array) -> Any:
+        return outcome.unflatten(jaxpr_as_fun(traced)(*leaves))
+
+    def taken(*leaves: jax.Array) -> tuple[list[jax.Array], Any, jax.Array]:
+        return *step(*leaves), zeros_like(jax.eval_shape(otherwise))
+
+    def skipped(*_: jax.Array) -> tuple[list[jax.Array], Any, jax.Array]:
+        sent, new = shapes
         return [zeros_like(leaf) for leaf in sent], jax.tree.map(placed_like, state, new), otherwise()
 
-    # A branch, and not a select of results: what is not finite is never computed with.
-    sent, new, found = lax.cond(condition, taken, skipped)
+    # What is not finite is never computed with.
+    sent, new, found = one_of(condition, taken, skipped, *gradients)
     return with_numbers(updates, sent), new, found
+
+
+def _flat(tree: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(tree)

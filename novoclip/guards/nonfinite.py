@@ -97,7 +97,11 @@ def guard_nonfinite(
         steps = count_up(state.steps, jnp.array(True))
         if policy == "skip":
             sent, memory, _ = when(
-                ~any_bad, lambda: rule.update(shown.rest, state.inner, params, **extra), updates, state.inner
+                ~any_bad,
+                lambda entering: rule.update(entering, state.inner, params, **extra),
+                shown.rest,
+                updates,
+                state.inner,
             )
         else:
             cleaned = shown.complete(_cleaned(shown.leaves, good, policy))

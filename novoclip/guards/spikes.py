@@ -192,7 +192,8 @@ def skip_spikes(
         held = jnp.where(released, jnp.minimum(norm, norm_limit), norm)
         sent, memory, bad = when(
             taken,
-            lambda: rule.update(shown.complete(tree.rescale(shown.leaves, norm, held)), state.inner, params, **extra),
+            lambda leaves: rule.update(shown.complete(tree.rescale(leaves, norm, held)), state.inner, params, **extra),
+            shown.leaves,
             updates,
             state.inner,
             # Which leaf it was is asked only when a step is skipped.

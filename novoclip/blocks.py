@@ -8,6 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from novoclip.alike import alike, stacked
 from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
@@ -16,8 +17,6 @@ from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wi
 from novoclip.slices import in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
-SMALL = 4096  # numbers of a leaf that is stacked with others of its shape, if there are FEW or more
-FEW = 4
 
 
 # Compiled once for each layout: outside jit, a bare lax.while_loop would compile at every call.
@@ -61,8 +60,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
         ]
         return _combined(squares, layout, jnp.sum, dtype, stacks)
 
-    stacked = [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[i] for i in places]) for places in stacks]
-    totals = first_enough(sums, scales, _all_in_range, stacked)
+    totals = first_enough(sums, scales, _all_in_range, stacked(leaves, stacks))
     sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals)
     return jax.tree.map(lambda total, size: _root(total, size, scales), totals, sizes)
 
@@ -89,20 +87,8 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
 
 
 def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
-    """Return the places of leaves: small ones that are alike, and whole on every device, are stacked.
-
-    XLA's compile time grows with the number of kernels, and faster.
-    """
-    alike: dict[Any, list[int]] = {}
     on_mesh = layout.over or [tuple(name for names in each for name in names) for each in layout.shards]
-    for i, (leaf, axes, names) in enumerate(zip(leaves, layout.axes, on_mesh, strict=True)):
-        small = leaf.size <= SMALL and not names and not varying_axes(leaf) and layout.form != "concatenate"
-        alike.setdefault((jax.typeof(leaf), axes) if small else i, []).append(i)
-    return [part for places in alike.values() for part in _all_or_each(tuple(places))]
-
-
-def _all_or_each(places: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [places] if len(places) >= FEW else [(i,) for i in places]
+    return alike(leaves, layout.axes, alone=[bool(names) or layout.form == "concatenate" for names in on_mesh])
 
 
 def _product(leaf: jax.Array, tangent: jax.Array, near: jax.Array, by: jax.Array) -> jax.Array:

@@ -1,12 +1,15 @@
 """Leaves of gradient trees: which of them hold numbers, what they are called, whether they are finite."""
 
 from collections.abc import Iterable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from novoclip.alike import alike, stacked
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
 from novoclip.ranges import accumulation_dtype
@@ -60,11 +63,21 @@ def reject_integers(updates: optax.Updates) -> None:
 def finite_leaves(tree: Any) -> jax.Array:
     """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
     leaves = named_leaves(tree)
-    bad = across_devices([_not_finite(leaf) for _, leaf in leaves], [leaf_axes(*x) for x in leaves], jnp.sum)
-    return jnp.stack(bad) == 0 if leaves else jnp.zeros((0,), bool)
+    if not leaves:
+        return jnp.zeros((0,), bool)
+    arrays, over = [leaf for _, leaf in leaves], [leaf_axes(*leaf) for leaf in leaves]
+    groups = alike(arrays, over, alone=[bool(axes) for axes in over])
+    parts = [
+        _not_finite(part, stack=len(places) > 1) for part, places in zip(stacked(arrays, groups), groups, strict=True)
+    ]
+    bad = jnp.concatenate(across_devices(parts, [over[places[0]] for places in groups], jnp.sum))
+    order = [place for places in groups for place in places]
+    return bad[np.argsort(order)] == 0
 
 
-@jax.jit
-def _not_finite(leaf: jax.Array) -> jax.Array:
-    """Return 1 if a number of a leaf is not finite, else 0."""
-    return (~jnp.isfinite(jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype))))).astype(jnp.float32)
+@functools.partial(jax.jit, static_argnames="stack")
+def _not_finite(leaf: jax.Array, *, stack: bool) -> jax.Array:
+    """Return 1 if a number of a leaf, or of each of several, is not finite, else 0."""
+    sizes = shrunk(leaf, accumulation_dtype(leaf.dtype))
+    sums = jnp.sum(sizes, axis=tuple(range(int(stack), leaf.ndim)))
+    return (~jnp.isfinite(sums)).astype(jnp.float32).reshape(-1)

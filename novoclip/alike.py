@@ -1,0 +1,36 @@
+"""Small leaves that are alike are stacked: XLA's compile time grows with the number of kernels, and faster."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from novoclip.mesh import varying_axes
+
+SMALL = 4096  # numbers of a leaf that is stacked with others of its shape, if there are FEW or more
+FEW = 4
+
+
+def alike(leaves: Sequence[jax.Array], kinds: Sequence[Any], *, alone: Sequence[bool]) -> list[tuple[int, ...]]:
+    """Return the places of leaves that are to be stacked, together; the others by themselves.
+
+    Args:
+      leaves: the leaves.
+      kinds: what else must be equal, for each of them.
+      alone: which stay by themselves, as those that are split over devices.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (leaf, kind, apart) in enumerate(zip(leaves, kinds, alone, strict=True)):
+        together = leaf.size <= SMALL and not apart and not varying_axes(leaf)
+        groups.setdefault((jax.typeof(leaf), kind) if together else i, []).append(i)
+    return [part for places in groups.values() for part in _all_or_each(tuple(places))]
+
+
+def stacked(leaves: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Return a stack for each group of several leaves, and the leaf itself for each of one."""
+    return [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[i] for i in places]) for places in groups]
+
+
+def _all_or_each(places: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [places] if len(places) >= FEW else [(i,) for i in places]

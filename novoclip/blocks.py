@@ -158,10 +158,10 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
 
 def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...]) -> jax.Array:
     """Return the squares of a leaf's numbers, or of a matrix whose rows are summed, these sums."""
-    if leaf.ndim < 2 or axes != tuple(range(leaf.ndim - 1)) or varying_axes(leaf) or not leaf.size:
+    # No others: to take their axes together would gather a leaf that is split along one of them.
+    if leaf.ndim != 2 or axes != (0,) or varying_axes(leaf):
         return _square(leaf, scale, dtype)
-    sums = sum_of_rows(lambda part: _square(part, scale, dtype), leaf.reshape(-1, leaf.shape[-1]))
-    return sums.reshape(*[1] * (leaf.ndim - 1), -1)
+    return sum_of_rows(lambda part: _square(part, scale, dtype), leaf)
 
 
 def _over_axes(

@@ -25,7 +25,7 @@ from novoclip.learning import kept_where_not_finite
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import Limit, name_of
 from novoclip.masks import masked, with_gradients
-from novoclip.measure import Measure, norm_shapes
+from novoclip.measure import ALL, Measure, norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.per_element import check_history, over_leaves
 from novoclip.platforms import kept_apart
@@ -72,8 +72,8 @@ def clip(
     Raises:
       TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
       ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
-        parameters and they are absent, the number of blocks differs from that in `init`, the state is that
-        of another rule, or `mask` selects no leaf.
+        parameters and they are absent, the number of blocks (per unit, of leaves) differs from that in
+        `init`, the state is that of another rule, or `mask` selects no leaf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,12 +106,17 @@ def clip(
         rescaled = measure.rescale(updates, norms, new)
         return rescaled, judged.state
 
-    kind = SeesAll if measure.sees_all else optax.GradientTransformationExtraArgs
-    return masked(kind(init, update), mask)
+    if getattr(measure.norms, ALL, False):
+        update.__dict__[ALL] = True
+    return masked(optax.GradientTransformationExtraArgs(init, update), mask)
 
 
-class SeesAll(optax.GradientTransformationExtraArgs):
-    """A rule whose state shows norms of all numbers: if one of these is not finite, a norm is not."""
+def sees_all(rule: Any) -> bool:
+    """Whether the state of a rule shows norms of all numbers: if one of these is not finite, a norm is not.
+
+    The function says it, and not the rule, nor the Measure, whose other fields may be replaced.
+    """
+    return getattr(getattr(rule, "update", None), ALL, False)
 
 
 class Judged(NamedTuple):

@@ -70,7 +70,8 @@ def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout
     """Do the same with several values for each block."""
     number = len(values)
     if layout.form == "scalar":
-        return [list(values)] * len(leaves)
+        row = entries(jnp.stack(values)[None])[0] if leaves else values
+        return [[row[k] for k in range(number)]] * len(leaves)
     if layout.form == "stack":
         rows = entries(jnp.stack(values, axis=1))
         return [[rows[block][k] for k in range(number)] for block in layout.block_of]

@@ -32,7 +32,8 @@ class Limit(NamedTuple):
 
     A Limit sees norms and nothing else, so it serves every Measure, and can be run on a
     recorded list of norms. Norms are one float32 or float64 array: a scalar, a vector, or,
-    with `per="element"`, each leaf's absolute values in turn. They are finite: `clip` puts
+    with `per="element"`, each leaf's absolute values in turn, and with `per="unit"` the norms of all
+    leaves whose norms have one shape, `(leaves, *shape)`, in turn. They are finite: `clip` puts
     0 where a norm is not, and discards what the Limit makes of that block. A norm of 0 is
     common (an embedding row that did not occur) and says nothing about the next one: a Limit
     that learns from it may hold the block near 0 for good.
@@ -93,8 +94,9 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
     """Limit every block to a number, or to a schedule's value at this step.
 
     Args:
-      value: at least 0, in the gradients' units: a float, an array (a scalar, or a vector
-        with an entry a block), or a schedule `step -> value`, which counts every update of the rule, from 0.
+      value: at least 0, in the gradients' units: a float, an array (a scalar, or, but for units and
+        elements, a vector with an entry a block), or a schedule `step -> value`, which counts every update of the
+        rule, from 0.
       name: what error messages call the value.
 
     Returns:

@@ -13,6 +13,8 @@ from novoclip.layout import Layout, block_counts, split
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 
+ALL = "sees_all"  # an attribute of functions of norms one of which is not finite if any number is not
+
 
 def _lacking(*_: Any) -> Any:
     msg = "this rule's per must be a string, or a Measure made by tensors(), units() or groups()"
@@ -38,7 +40,6 @@ class Measure(NamedTuple):
       name: what error messages call it: a state made with one is refused by a rule with another.
       rounding: how many units in the last place a norm may be above its limit by rounding alone.
       max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
-      sees_all: whether a norm is not finite if any number is not.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -50,7 +51,6 @@ class Measure(NamedTuple):
     name: str = "a Measure"
     max_copies: int = 64
     rounding: float = 4.0
-    sees_all: bool = False
 
 
 def blocks_of(
@@ -65,6 +65,8 @@ def blocks_of(
         check(tree)
         named = named_leaves(tree)
         return block_norms([leaf for _, leaf in named], layout_of(named), norm)
+
+    norms.__dict__[ALL] = True
 
     def rescale(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
         named = named_leaves(tree)
@@ -81,7 +83,7 @@ def blocks_of(
     def with_norm(other: str) -> Measure:
         return blocks_of(layout_of, other, name, check)
 
-    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})", sees_all=True)
+    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:

@@ -60,6 +60,8 @@ def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     if _is_placed(kind):
         return jax.device_put(array, kind.sharding)
+    if _is_placed(leaf) and not isinstance(leaf, jax.core.Tracer) and not isinstance(array, jax.core.Tracer):
+        return jax.device_put(array, leaf.sharding)
     # With automatic axis types the split is not in the type of what is traced, and follows by itself.
     split = isinstance(kind.sharding, NamedSharding) and any(kind.sharding.spec)
     return jax.sharding.reshard(array, kind.sharding) if split else array
@@ -96,7 +98,21 @@ def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
     numbers = jax.tree.map(
         lambda leaf: leaf if hasattr(leaf, "dtype") or isinstance(leaf, complex | float | int) else None, tree
     )
-    return jax.eval_shape(fresh, numbers)
+    return _on_mesh_of(jax.eval_shape(fresh, numbers), tree)
+
+
+def _on_mesh_of(shapes: Any, tree: Any) -> Any:
+    """Return shapes that are split over an abstract mesh on the mesh that the leaves of a pytree lie on, if they do."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not isinstance(leaf, jax.core.Tracer) and _is_placed(leaf)]
+    if not leaves:
+        return shapes
+    mesh = leaves[0].sharding.mesh
+
+    def placed(shape: Any) -> Any:
+        split = isinstance(shape.sharding, NamedSharding) and any(shape.sharding.spec)
+        return shape.update(sharding=NamedSharding(mesh, shape.sharding.spec)) if split else shape
+
+    return jax.tree.map(placed, shapes)
 
 
 def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -62,6 +62,13 @@ def written_out(tree: Any) -> Any:
     return lax.platform_dependent(tree, cpu=divided, default=lambda tree: tree)
 
 
+def _has_one_cpu_device() -> bool:
+    try:
+        return jax.device_count("cpu") == 1
+    except RuntimeError:  # JAX was told to use no CPU
+        return False
+
+
 def _ones(array: jax.Array) -> jax.Array:
     positive = array > 0
     return positive.astype(array.dtype) + (~positive).astype(array.dtype)
@@ -117,7 +124,7 @@ def sum_of_rows(terms: Callable[[jax.Array], jax.Array], matrix: jax.Array) -> j
         return jnp.sum(total, axis=0, keepdims=True) + plainly(matrix[number * rows :])
 
     # A matrix that is split over several devices would be gathered block by block.
-    if matrix.size < LARGE or matrix.shape[0] < 2 * BLOCK // matrix.shape[1] or jax.device_count("cpu") > 1:
+    if matrix.size < LARGE or matrix.shape[0] < 2 * BLOCK // matrix.shape[1] or not _has_one_cpu_device():
         return plainly(matrix)
     return lax.platform_dependent(matrix, cpu=in_blocks, default=plainly)
 

@@ -56,9 +56,11 @@ def upgrade_state(restored: Any, state: Any) -> Any:
         raise ValueError(msg)
 
     def converted(path: Any, own: Any) -> Any:
-        if path.keys not in saved or (path.keys in by_unit and jnp.ndim(saved[path.keys]) == 1):
+        if path.keys not in saved:
             return own
         leaf = saved[path.keys]
+        if path.keys in by_unit and jnp.ndim(leaf) == 1 and jnp.shape(leaf) != jnp.shape(own):
+            return own
         if jnp.shape(leaf) != jnp.shape(own):
             msg = (
                 f"restored has shape {jnp.shape(leaf)} at {str(path)!r}, and this optimizer {jnp.shape(own)}: give the "

@@ -41,10 +41,10 @@ SUMS = {
 OF_UNITS = {"rows": 2, "columns": 4, "both": 6}
 
 
-def collectives(transform, spec):
+def collectives(transform, spec, shapes=SHAPES):
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     place = NamedSharding(mesh, spec)
-    params = {f"leaf_{i}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for i, shape in enumerate(SHAPES)}
+    params = {f"leaf_{i}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for i, shape in enumerate(shapes)}
     state = jax.eval_shape(transform.init, params)
     step = jax.jit(transform.update).lower(params, state, params).compile()
     kinds = re.findall(rf"= .*? ({KINDS})(?:-start)?\(", step.as_text())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number
-from novoclip.clipping import SeesAll
+from novoclip.clipping import sees_all
 from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_mask, with_gradients
@@ -138,7 +138,7 @@ def _transform(
             raise ValueError(msg)
         whole, params = params, with_gradients(params, updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
-        norms = getattr(clip_state, "norms", None) if isinstance(clip, SeesAll) else None
+        norms = getattr(clip_state, "norms", None) if sees_all(clip) else None
         bad = _bad_leaves(updates, whole, state.leaf_steps, nonfinite, norms)
         finite = ~jnp.any(bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.memory)])
@@ -148,11 +148,8 @@ def _transform(
         choose = functools.partial(_if_finite, None if nonfinite == "propagate" else finite)
         if decay == "coupled":
             gradients = pull(gradients, step)
-        learned = learned_from(algorithm, gradients, before, step)
-        check_shapes(learned, before, algorithm.name)
-        memory = choose(learned, before)
-        if algorithm.follow is not None:
-            memory = choose(algorithm.follow(gradients, memory, before, step), before, memory)
+        memory = choose(learned_from(algorithm, gradients, before, step), before)
+        memory = choose(followed_from(algorithm, gradients, memory, before, step), before, memory)
         direction = algorithm.direction(gradients, memory, step)
         if decay == "decoupled":
             direction = pull(direction, step)
@@ -187,12 +184,24 @@ def _if_finite(finite: jax.Array | None, new: Any, old: Any, chosen: Any = None)
 
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:
     """Return what an Algorithm learns, or raise a ValueError that names it if gradients and memory do not fit."""
+    return _fitting(algorithm, memory, lambda: algorithm.learn(gradients, memory, step))
+
+
+def followed_from(algorithm: Algorithm, gradients: Any, memory: Any, before: Any, step: Step) -> Any:
+    """Return what an Algorithm learns from what it learned, or raise likewise."""
+    follow = algorithm.follow
+    return memory if follow is None else _fitting(algorithm, before, lambda: follow(gradients, memory, before, step))
+
+
+def _fitting(algorithm: Algorithm, before: Any, learn: Callable[[], Any]) -> Any:
     try:
-        return algorithm.learn(gradients, memory, step)
+        found = learn()
     except (TypeError, ValueError) as error:
         msg = f"the gradients do not fit the state of {algorithm.name}: they must have the structure and the shapes of "
         msg += f"the parameters given to init, and a leaf may be None only if it was None there too: {error}"
         raise ValueError(msg) from error
+    check_shapes(found, before, algorithm.name)
+    return found
 
 
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norms: Any) -> jax.Array:

@@ -10,6 +10,7 @@ from novoclip.clip_state import ClipState
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.paths import leaves_with_paths
 from novoclip.ranges import accumulation_dtype
+from novoclip.slices import Slices
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -106,9 +107,10 @@ def _merged(states: Any, before: Any) -> Any:
         if not isinstance(new, ClipState):
             return _mean(new)
         statistics = jax.tree.map(_mean, new)
-        if isinstance(new.norms, tuple):  # one memory a number: moved are those that differ
+        if isinstance(new.norms, tuple) or _of_slices(new.memory):
+            # The state does not show the norm of each number, or slice: those that moved a memory are where it differs.
             return statistics._replace(
-                memory=jax.tree.map(lambda a, b: _mean_of(a, b, a != b[None]), new.memory, old.memory)
+                memory=jax.tree.map(lambda a, b: _mean_of(a, b, _differs(a, b)), new.memory, old.memory)
             )
         known = jnp.isfinite(new.norms) & (new.norms > 0)
 
@@ -119,6 +121,16 @@ def _merged(states: Any, before: Any) -> Any:
         return statistics._replace(memory=jax.tree.map(blocks, new.memory, old.memory))
 
     return jax.tree.map(merge, states, before, is_leaf=lambda node: isinstance(node, ClipState))
+
+
+def _of_slices(memory: Any) -> bool:
+    nodes = jax.tree.leaves(memory, is_leaf=lambda node: isinstance(node, Slices))
+    return any(isinstance(node, Slices) for node in nodes)
+
+
+def _differs(leaf: jax.Array, old: jax.Array) -> jax.Array:
+    differs = leaf != old[None]
+    return differs & ~(jnp.isnan(leaf) & jnp.isnan(old)) if is_measured(leaf) else differs
 
 
 def _mean_of(leaf: jax.Array, old: jax.Array, moved: jax.Array) -> jax.Array:

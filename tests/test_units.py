@@ -1,0 +1,129 @@
+"""Blocks that are slices of leaves: memories, what is shown, and leaves of every rank, whole or split."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from tests.test_collectives import collectives
+
+
+def test_examples_teach_the_units_that_they_move():
+    rule = novoclip.per_example(novoclip.autoclip(90.0, window=4, per="unit"))
+    params = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}
+    gradients = {"w": np.zeros((2, 2, 3), np.float32), "b": np.ones((2, 3), np.float32)}
+    gradients["w"][0, 0], gradients["w"][1, 0] = [1, np.nan, 2], [3, 5, 7]
+    _, state = rule.update(gradients, rule.init(params), params)
+    of_b, of_w = state.memory.history.arrays
+    np.testing.assert_allclose(of_b[..., 0], [[np.sqrt(3)]], rtol=1e-6)
+    # The mean of 1 and 3; 5 alone, since the other was NaN; the mean of 2 and 7.
+    np.testing.assert_allclose(of_w[..., 0], [[[2.0, 5.0, 4.5]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [P(None, "model", None), P("model", None, None), P(None, None, "model")])
+@pytest.mark.parametrize("rule", [novoclip.agc(0.1), novoclip.autoclip(90.0, window=4, per="unit")])
+def test_stacks_of_matrices_that_are_split_are_not_gathered(rule, spec):
+    assert set(collectives(rule, spec, ((4, 16, 8), (4, 8, 16)))) <= {"all-reduce"}
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        novoclip.clip("unit", novoclip.constant(1.0)),
+        novoclip.agc(0.1),
+        novoclip.autoclip(90.0, window=4, per="unit"),
+        novoclip.novograd(0.1, per="unit"),
+    ],
+)
+def test_units_of_explicitly_split_leaves_outside_of_a_mesh_context(rule, jit):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4])
+    whole = {"a": jnp.arange(32.0).reshape(4, 8) - 9, "b": jnp.arange(64.0).reshape(2, 8, 4) - 20}
+    specs = {"a": P(None, "x"), "b": P(None, "x", None)}
+    split = {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in whole.items()}
+    update = jax.jit(rule.update) if jit else rule.update
+    expected, _ = rule.update(whole, rule.init(whole), whole)
+    found, _ = update(split, rule.init(split), split)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-5)
+
+
+def test_a_machine_that_was_told_to_use_no_cpu_traces_large_matrices():
+    code = """
+import jax, jax.numpy as jnp, novoclip
+from jax._src import xla_bridge
+xla_bridge.register_backend_factory("other", xla_bridge.make_cpu_client, priority=500)
+rule, params = novoclip.agc(0.1), {"w": jax.ShapeDtypeStruct((16384, 1024), jnp.float32)}
+print(jax.eval_shape(rule.update, params, jax.eval_shape(rule.init, params), params)[0]["w"].shape)
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "other"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "(16384, 1024)" in done.stdout
+
+
+@pytest.mark.parametrize("optimizer", [novoclip.novoclip(0.1, per="tensor"), novoclip.amsgrad(0.1)])
+def test_gradients_of_other_shapes_are_refused_by_what_follows_too(optimizer):
+    state = optimizer.init({"w": jnp.zeros(1)})
+    for wrong in ({"w": jnp.ones(3)}, {"v": jnp.ones(1)}):
+        with pytest.raises(ValueError, match="gradients"):
+            optimizer.update(wrong, state)
+
+
+def test_a_rule_whose_update_was_replaced_is_not_taken_to_see_all():
+    rule, params = novoclip.clip_by_global_norm(1.0), {"a": jnp.ones(2), "b": jnp.ones(2)}
+    bad = params | {"b": jnp.array([1.0, jnp.nan])}
+
+    def first_leaf(updates, state, params=None, **extra):
+        del params, extra
+        sent, state = rule.update({"a": updates["a"]}, state)
+        return updates | sent, state
+
+    whole = novoclip.resolve_measure("tree")
+    partial = whole._replace(norms=lambda tree: whole.norms({"a": tree["a"]}), name="first leaf")
+    for clip in (rule._replace(update=first_leaf), novoclip.clip(partial, novoclip.constant(1.0))):
+        optimizer = novoclip.adam(0.1, clip=clip)
+        updates, state = optimizer.update(bad, optimizer.init(params))
+        assert int(state.nonfinite) == 1
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
+
+
+def test_a_state_of_this_version_is_upgraded_to_itself():
+    rule = novoclip.autoclip(90.0, window=4, per="unit")
+    gradients = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}
+    _, state = rule.update(gradients, rule.init(gradients))
+    jax.tree.map(np.testing.assert_array_equal, novoclip.upgrade_state(state, rule.init(gradients)), state)
+
+
+def test_the_unit_that_is_shown_is_the_one_furthest_above_its_limit():
+    gradients = {"w": jnp.array([[3.0, 1.0, 8.0], [4.0, 1.0, 6.0]]), "b": jnp.array([5.0, 12.0])}
+    params = {"w": jnp.array([[1.0, 0.01, 10.0], [0.0, 0.0, 0.0]]), "b": jnp.array([0.0, 26.0])}
+    rule = novoclip.agc(1.0, eps=1e-3)
+    _, state = jax.jit(rule.update)(gradients, rule.init(params), params)
+    # Of b 13 with limit 26; of w norms 5, 1.41, 10 with limits 1, 0.01, 10.
+    np.testing.assert_allclose(state.norms, [13.0, np.sqrt(2)], rtol=1e-6)
+    np.testing.assert_allclose(state.limits, [26.0, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(state.fraction, 2 / 4)
+    unlimited = novoclip.record(per="unit")
+    _, state = unlimited.update(gradients, unlimited.init(params))
+    np.testing.assert_allclose(state.norms, [13.0, 10.0], rtol=1e-6)
+    assert np.all(np.isinf(state.limits))
+    _, state = unlimited.update(gradients | {"b": jnp.array([jnp.nan, 1.0])}, unlimited.init(params))
+    assert np.isnan(state.norms[0])
+    assert int(state.nonfinite) == 1
+
+
+def test_units_in_optax_wrappers():
+    optimizer = optax.MultiSteps(optax.chain(novoclip.agc(0.1), novoclip.novograd(0.1, per="unit")), 2)
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    update, state = jax.jit(optimizer.update), optimizer.init(params)
+    for _ in range(4):
+        updates, state = update(params, state, params)
+    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(updates))

@@ -176,7 +176,7 @@ def test_norms_of_columns_are_right_when_rows_are_summed_in_blocks(shape, dtype,
         expected = np.sqrt(np.sum(np.abs(exact) ** 2, axis=tuple(range(len(shape) - 1)), keepdims=True))
         np.testing.assert_allclose(norms[0], expected, rtol=2e-6)
     text = jax.jit(novoclip.units("flax").norms).lower({"a": gradient}).as_text()
-    assert text.count("stablehlo.while") == (2 if np.prod(shape[:-1]) >= 16 else 1)
+    assert text.count("stablehlo.while") == (2 if len(shape) == 2 and shape[0] >= 16 else 1)
     jax.clear_caches()
 
 

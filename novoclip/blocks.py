@@ -9,12 +9,12 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.alike import alike, stacked
-from novoclip.layout import Layout, block_count, block_counts, split, split_axes, split_several
+from novoclip.layout import Layout, block_count, block_counts, slice_shapes, split, split_axes, split_several
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
-from novoclip.slices import in_groups
+from novoclip.slices import groups_of, in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
 
@@ -33,10 +33,10 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
         return _root_norms(leaves, layout, norm)
     sizes = [jnp.abs(x).astype(dtype) for x in leaves]
     if norm == "l1":
-        return _combined(sizes, layout, jnp.sum, dtype)
-    largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
+        return _combined(sizes, leaves, layout, jnp.sum, dtype)
+    largest = _combined(sizes, leaves, layout, functools.partial(jnp.max, initial=0), dtype)
     # A maximum may have lost a NaN.
-    finite = _combined([shrunk(x, dtype) for x in leaves], layout, jnp.sum, dtype)
+    finite = _combined([shrunk(x, dtype) for x in leaves], leaves, layout, jnp.sum, dtype)
     return jax.tree.map(lambda ok, size: jnp.where(jnp.isfinite(ok), size, ok), finite, largest)
 
 
@@ -53,12 +53,12 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     stacks = _small_alike(leaves, layout)
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
-    def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> Any:
+    def sums(parts: Sequence[jax.Array], scale: jax.Array) -> Any:
         squares = [
             _squares(x, scale, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, scale, dtype)
-            for x, places in zip(leaves, stacks, strict=True)
+            for x, places in zip(parts, stacks, strict=True)
         ]
-        return _combined(squares, layout, jnp.sum, dtype, stacks)
+        return _combined(squares, leaves, layout, jnp.sum, dtype, stacks)
 
     totals = first_enough(sums, scales, _all_in_range, stacked(leaves, stacks))
     sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals)
@@ -83,7 +83,7 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     inverse = jax.tree.map(lambda n, by: jnp.where(n == 0, 0, 1 / jnp.where(n == 0, 1, n * by)), norms, near)
     factors = (split(by, leaves, layout) for by in (near, inverse))
     products = [_product(*each) for each in zip(leaves, dleaves, *factors, strict=True)]
-    return norms, jax.tree.map(jnp.divide, _combined(products, layout, jnp.sum, common_dtype(leaves)), sizes)
+    return norms, jax.tree.map(jnp.divide, _combined(products, leaves, layout, jnp.sum, common_dtype(leaves)), sizes)
 
 
 def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
@@ -168,7 +168,7 @@ def _over_axes(
     parts: list[jax.Array], stacks: list[tuple[int, ...]], layout: Layout, combine: Callable[..., jax.Array]
 ) -> list[jax.Array]:
     """Combine each leaf over its axes; several may be stacked in one part."""
-    keepdims = layout.form in ("concatenate", "slices")
+    keepdims = layout.form == "concatenate"
     found: dict[int, jax.Array] = {}
     for part, places in zip(parts, stacks, strict=True):
         axes = layout.axes[places[0]]
@@ -182,7 +182,7 @@ def _over_axes(
 
 def _reduce(reduced: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
     """Combine what is left of the leaves of each block, on all devices; one array a block."""
-    if layout.form in ("concatenate", "slices"):
+    if layout.form == "concatenate":
         return [
             whole_slices(part, axes, over, combine)
             for part, (axes, over) in zip(reduced, split_axes(layout), strict=True)
@@ -193,22 +193,42 @@ def _reduce(reduced: list[jax.Array], layout: Layout, combine: Callable[..., jax
     return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
 
 
+def _in_groups(
+    parts: list[jax.Array],
+    leaves: Sequence[jax.Array],
+    stacks: list[tuple[int, ...]],
+    layout: Layout,
+    combine: Callable[..., jax.Array],
+    dtype: Any,
+) -> Any:
+    """Combine each slice of each leaf; a stack of leaves that are a group remains one."""
+    found: dict[tuple[int, ...], jax.Array] = {}
+    for part, places in zip(parts, stacks, strict=True):
+        axes, over = layout.axes[places[0]], layout.shards[places[0]]
+        if len(places) > 1:
+            found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
+        else:
+            found[places] = whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
+    return in_groups(found, groups_of(slice_shapes(leaves, layout), [leaf.shape for leaf in leaves]), dtype)
+
+
 def _combined(
     parts: list[jax.Array],
+    leaves: Sequence[jax.Array],
     layout: Layout,
     combine: Callable[..., jax.Array],
     dtype: Any,
     stacks: list[tuple[int, ...]] | None = None,
 ) -> Any:
-    """Combine the numbers of each block; `stacks` says which leaves are stacked in each part, by default one."""
+    """Combine the numbers of each block of leaves; `stacks` says which are stacked in each part, by default one."""
     if stacks and layout.form == "scalar" and len(stacks) < len(layout.axes):
         axes = tuple(tuple(range(part.ndim)) for part in parts)
         over = tuple(layout.over[places[0]] for places in stacks)
         layout, stacks = Layout((0,) * len(parts), axes, "scalar", over=over), None
     singles: list[tuple[int, ...]] = [(i,) for i in range(len(parts))]
-    blocks = _reduce(_over_axes(parts, stacks or singles, layout, combine), layout, combine)
     if layout.form == "slices":
-        return in_groups(blocks, [block.shape for block in blocks], dtype)
+        return _in_groups(parts, leaves, stacks or singles, layout, combine, dtype)
+    blocks = _reduce(_over_axes(parts, stacks or singles, layout, combine), layout, combine)
     if layout.form == "scalar":
         return blocks[0] if blocks else jnp.zeros((), dtype)
     if not blocks:

@@ -12,7 +12,7 @@ import optax
 from novoclip.alike import alike, stacked
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
-from novoclip.ranges import accumulation_dtype
+from novoclip.ranges import accumulation_dtype, common_dtype
 from novoclip.safe_math import shrunk
 
 NamedLeaf = tuple[Path, jax.Array]
@@ -66,18 +66,18 @@ def finite_leaves(tree: Any) -> jax.Array:
     if not leaves:
         return jnp.zeros((0,), bool)
     arrays, over = [leaf for _, leaf in leaves], [leaf_axes(*leaf) for leaf in leaves]
-    groups = alike(arrays, over, alone=[bool(axes) for axes in over])
+    groups, dtype = alike(arrays, over, alone=[bool(axes) for axes in over]), common_dtype(arrays)
     parts = [
-        _not_finite(part, stack=len(places) > 1) for part, places in zip(stacked(arrays, groups), groups, strict=True)
+        _shrunk_sums(part, dtype, stack=len(places) > 1)
+        for part, places in zip(stacked(arrays, groups), groups, strict=True)
     ]
-    bad = jnp.concatenate(across_devices(parts, [over[places[0]] for places in groups], jnp.sum))
+    sums = jnp.concatenate(across_devices(parts, [over[places[0]] for places in groups], jnp.sum))
     order = [place for places in groups for place in places]
-    return bad[np.argsort(order)] == 0
+    return jnp.isfinite(sums[np.argsort(order)])
 
 
-@functools.partial(jax.jit, static_argnames="stack")
-def _not_finite(leaf: jax.Array, *, stack: bool) -> jax.Array:
-    """Return 1 if a number of a leaf, or of each of several, is not finite, else 0."""
-    sizes = shrunk(leaf, accumulation_dtype(leaf.dtype))
-    sums = jnp.sum(sizes, axis=tuple(range(int(stack), leaf.ndim)))
-    return (~jnp.isfinite(sums)).astype(jnp.float32).reshape(-1)
+@functools.partial(jax.jit, static_argnames=("dtype", "stack"))
+def _shrunk_sums(leaf: jax.Array, dtype: Any, *, stack: bool) -> jax.Array:
+    """Return a sum that is finite just where the numbers of a leaf, or of each of several, are."""
+    sums = jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype)), axis=tuple(range(int(stack), leaf.ndim)))
+    return sums.astype(dtype).reshape(-1)

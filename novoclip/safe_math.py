@@ -96,7 +96,7 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     large, small = jnp.maximum(one, other), jnp.minimum(one, other)
-    square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
+    square = jnp.square(small / jnp.maximum(large, jnp.finfo(large.dtype).tiny))
     # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
     return large + large * (square / (1 + jnp.sqrt(1 + square)))
 
@@ -110,7 +110,7 @@ def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
-    """Return absolute values so small that any sum of them is finite just where all of them are.
+    """Return the numbers, made so small that any sum of them is finite just where all of them are.
 
     Their maximum would not do: XLA's CPU backend loses NaN in maxima of 4096 numbers and more. Nor would the sum of
     x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans it writes out.
@@ -118,5 +118,7 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         # Not by the same number: XLA would add them first.
         return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
-    # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy.
-    return jnp.abs(kept_apart(lax.stop_gradient(leaf))).astype(dtype) * SHRINK
+    # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy. A constant
+    # it would write out, as large as the leaf, where leaves of one shape share it.
+    leaf, scale = kept_apart((lax.stop_gradient(leaf), jnp.asarray(SHRINK, dtype)))
+    return leaf.astype(dtype) * scale

@@ -1,6 +1,6 @@
 """Values of slices of leaves, such as the norms of output units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,18 +26,28 @@ class Slices(NamedTuple):
     places: Any
 
 
-def in_groups(values: Sequence[jax.Array], shapes: Sequence[tuple[int, ...]], dtype: Any) -> Any:
-    """Return the Slices of values of each leaf, those stacked whose slices have the same shape.
+def groups_of(slices: Sequence[tuple[int, ...]], leaves: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Return the places of leaves whose slices have one shape, together; among these, those of leaves of one shape."""
+    groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    for i, (shape, leaf) in enumerate(zip(slices, leaves, strict=True)):
+        groups.setdefault(tuple(shape), {}).setdefault(tuple(leaf), []).append(i)
+    return [[i for places in group.values() for i in places] for group in groups.values()]
+
+
+def in_groups(values: Mapping[tuple[int, ...], jax.Array], groups: Sequence[Sequence[int]], dtype: Any) -> Any:
+    """Return the Slices of values of each leaf, those of a group stacked.
 
     Without leaves it is an empty vector: Optax looks for the arrays of a state by an `init` of no leaf.
+
+    Args:
+      values: by the place of a leaf, (place,), its values; by those of several, the stack of theirs.
+      groups: the places of each group.
+      dtype: that of the empty vector.
     """
-    if not values:
+    if not groups:
         return jnp.zeros((0,), dtype)
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for i, shape in enumerate(shapes):
-        alike.setdefault(tuple(shape), []).append(i)
-    text = "; ".join(" ".join(map(str, places)) for places in alike.values())
-    return Slices([_stacked([values[i] for i in places]) for places in alike.values()], made_by(text))
+    text = "; ".join(" ".join(map(str, places)) for places in groups)
+    return Slices([_stacked(values, places) for places in groups], made_by(text))
 
 
 def by_leaf(slices: Any) -> list[jax.Array]:
@@ -55,7 +65,18 @@ def places_of(slices: Slices) -> list[list[int]]:
     return [[int(place) for place in places.split(" ")] for places in text_of(slices.places).split("; ")]
 
 
-def _stacked(values: list[jax.Array]) -> jax.Array:
+def _stacked(values: Mapping[tuple[int, ...], jax.Array], places: Sequence[int]) -> jax.Array:
     """Return the stack; where explicit axis types split the values in several ways, each is made whole before."""
-    splits = {str(jax.typeof(value).sharding.spec) for value in values}
-    return jnp.stack(values if len(splits) == 1 else [whole(value) for value in values])
+    rows = {place: (stack, row) for stack in values if len(stack) > 1 for row, place in enumerate(stack)}
+    parts: list[jax.Array] = []
+    rest = list(places)
+    while rest:
+        stack, row = rows.get(rest[0], ((rest[0],), 0))
+        if len(stack) > 1 and tuple(rest[: len(stack)]) == stack:
+            parts.append(values[stack])
+            rest = rest[len(stack) :]
+        else:
+            parts.append(values[stack][None] if len(stack) == 1 else values[stack][row : row + 1])
+            rest = rest[1:]
+    splits = {str(jax.typeof(part).sharding.spec) for part in parts}
+    return jnp.concatenate(parts if len(splits) == 1 else [whole(part) for part in parts])

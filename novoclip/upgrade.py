@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from novoclip.clip_state import ClipState
 from novoclip.origin import text_of
 from novoclip.paths import leaves_with_paths, some_of
-from novoclip.slices import Slices, in_groups, places_of
+from novoclip.slices import Slices, places_of
 
 # Counters that novoclip 0.1.0 did not have. They decide nothing.
 ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row")
@@ -84,7 +84,7 @@ def _in_groups(saved: dict[Any, Any], state: Any) -> dict[Any, Any]:
         if vector.ndim == 0 or ends[-1] != vector.shape[0]:
             continue
         parts = [vector[ends[i] : ends[i + 1]].reshape(shapes[i]) for i in range(len(shapes))]
-        arrays = in_groups(parts, [part.shape for part in parts], vector.dtype).arrays
+        arrays = [jnp.stack([parts[i] for i in places]) for places in places_of(node)]
         saved = {name: leaf for name, leaf in saved.items() if name != path.keys}
         saved |= {(*path.keys, "arrays", str(i)): array for i, array in enumerate(arrays)}
     return saved

@@ -51,7 +51,7 @@ def _adagrad(
 
     def direction(gradients: Any, memory: AdagradMemory, step: Step) -> Any:
         roots = blocks.spread(memory.root, gradients)
-        return divide(gradients, roots, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        return divide(gradients, roots, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"adagrad per {blocks.name}")
 

@@ -8,7 +8,7 @@ import optax
 from novoclip.arguments import Schedulable, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, divide, ones_average, real_zeros, root_average, scalar, zeros
-from novoclip.optimizers.step import Step
+from novoclip.optimizers.step import Epsilon, Step
 
 
 class AdamMemory(NamedTuple):
@@ -60,19 +60,20 @@ def adam_algorithm(
 
     def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
         del gradients
-        return adam_direction(memory, memory.root, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        return adam_direction(memory, memory.root, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"adam(bias_correction={bias_correction})")
 
 
-def adam_direction(memory: AdamMemory, root: Any, eps: Any, eps_root: Any) -> Any:
+def adam_direction(memory: AdamMemory, root: Any, eps: Epsilon, eps_root: Any) -> Any:
     """Return m / (sqrt(root^2 + eps_root) + eps), both divided by their weights if these are kept."""
     if isinstance(memory.mu_weight, tuple):
         return divide(memory.mu, root, eps, eps_root)
     # (m / w) / (root / s + eps) is (s / w) m / (root + s eps): one scalar, and no quotient more.
     first, second = (jnp.where(weight > 0, weight, 1) for weight in (memory.mu_weight, memory.root_weight))
     size = jnp.sqrt(second)
-    return divide(memory.mu, root, size * eps, None if eps_root is None else second * eps_root, size / first)
+    inside = None if eps_root is None else second * eps_root
+    return divide(memory.mu, root, eps._replace(value=size * eps.value), inside, size / first)
 
 
 def scale_by_adam(

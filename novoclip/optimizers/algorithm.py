@@ -140,12 +140,12 @@ def _transform(
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         norms = getattr(clip_state, "norms", None) if sees_all(clip) else None
         bad = _bad_leaves(updates, whole, state.leaf_steps, nonfinite, norms)
-        finite = ~jnp.any(bad)
+        skipped = jnp.any(bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.memory)])
         gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.memory))
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
-        choose = functools.partial(_if_finite, None if nonfinite == "propagate" else finite)
+        choose = functools.partial(_unless, None if nonfinite == "propagate" else skipped)
         if decay == "coupled":
             gradients = pull(gradients, step)
         memory = choose(learned_from(algorithm, gradients, before, step), before)
@@ -162,24 +162,24 @@ def _transform(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
             steps=steps,
-            nonfinite=count_up(state.nonfinite, ~finite),
+            nonfinite=count_up(state.nonfinite, skipped),
             memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
             clip=choose(clip_state, state.clip),
             origin=state.origin,
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
-            nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
+            nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, skipped),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _if_finite(finite: jax.Array | None, new: Any, old: Any, chosen: Any = None) -> Any:
-    """Return the new arrays if the step is finite, else the old; as they are those that were chosen before."""
-    if finite is None:
+def _unless(skipped: jax.Array | None, new: Any, old: Any, chosen: Any = None) -> Any:
+    """Return the new arrays unless the step is skipped, else the old; as they are those that were chosen before."""
+    if skipped is None:
         return new
     done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
-    return jax.tree.map(lambda a, b: a if id(a) in done else jnp.where(finite, a, b), new, old)
+    return jax.tree.map(lambda a, b: a if id(a) in done else jnp.where(skipped, b, a), new, old)
 
 
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:

@@ -57,7 +57,8 @@ def _amsgrad(
     def direction(gradients: Any, memory: AMSGradMemory, step: Step) -> Any:
         del gradients
         moments = memory.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else memory.adam
-        return adam_direction(moments, memory.root_max, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        inside = step.unless_zero(eps_root, "eps_root")
+        return adam_direction(moments, memory.root_max, step.epsilon(eps, "eps"), inside)
 
     return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})", follow)
 

@@ -1,5 +1,6 @@
 """Running averages over trees, and quotients by them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like, zeros_like
+from novoclip.optimizers.step import Epsilon
 from novoclip.safe_math import hypotenuse, ratio, wide_ratio
 
 Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
@@ -46,17 +48,25 @@ def _root_mean(new: jax.Array, root: jax.Array, kept: jax.Array, taken: jax.Arra
     return hypotenuse(kept * root, taken * jnp.abs(fitting(new, root)))
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="above_zero")
 def _quotient(
-    number: jax.Array, root: jax.Array, eps: jax.Array, inside: jax.Array | None, by: jax.Array | None
+    number: jax.Array,
+    root: jax.Array,
+    eps: jax.Array,
+    inside: jax.Array | None,
+    by: jax.Array | None,
+    *,
+    above_zero: bool,
 ) -> jax.Array:
     if inside is not None:
         root = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root)
     size = root + eps
-    empty = size == 0  # and not `size > 0`, which would turn NaN into 0
     number = number if by is None else by * number
     # XLA multiplies by the inverse of one size for all, which may be flushed to 0.
     quotient = ratio if size.shape == number.shape else wide_ratio
+    if above_zero:
+        return quotient(number, size)
+    empty = size == 0  # and not `size > 0`, which would turn NaN into 0
     return quotient(jnp.where(broadcast_like(empty, number), 0, number), jnp.where(empty, 1, size))
 
 
@@ -99,14 +109,15 @@ def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def divide(
-    numbers: Any, roots: Any, eps: jax.Array, eps_root: jax.Array | None = None, by: jax.Array | None = None
+    numbers: Any, roots: Any, eps: Epsilon, eps_root: jax.Array | None = None, by: jax.Array | None = None
 ) -> Any:
     """Return by * numbers / (sqrt(roots^2 + eps_root) + eps), and 0 where that is 0 / 0.
 
     Without `by` it is 1, without `eps_root` that is 0.
     """
     inside = None if eps_root is None else jnp.sqrt(eps_root)
-    return jax.tree.map(lambda x, root: _quotient(x, root, eps, inside, by), numbers, roots)
+    quotient = functools.partial(_quotient, above_zero=eps.above_zero)
+    return jax.tree.map(lambda x, root: quotient(x, root, eps.value, inside, by), numbers, roots)
 
 
 def block_sizes(measure: Measure, tree: Any) -> Any:

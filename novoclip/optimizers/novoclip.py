@@ -92,7 +92,7 @@ def _novoclip(
             mu = debiased(mu, memory.mu_weight)
             root = over_root(root, memory.root_weight)
         root = blocks.spread(root, gradients)
-        return divide(mu, root, step.value(eps, "eps"))
+        return divide(mu, root, step.epsilon(eps, "eps"))
 
     return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}", follow)
 

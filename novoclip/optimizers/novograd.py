@@ -49,7 +49,7 @@ def _novograd(
         norms = block_sizes(blocks, gradients)
         learned = root_average(norms, memory.root, step.decay(b2, "b2"))
         root = jax.tree.map(lambda old, new, norm: jnp.where(old > 0, new, norm), memory.root, learned, norms)
-        pulled = divide(gradients, blocks.spread(root, gradients), step.value(eps, "eps"))
+        pulled = divide(gradients, blocks.spread(root, gradients), step.epsilon(eps, "eps"))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by, _ = step.decay(b1, "b1")
         return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)

@@ -48,7 +48,7 @@ def _rmsprop(
         )
 
     def scaled(gradients: Any, root: Any, step: Step) -> Any:
-        return divide(gradients, root, step.value(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        return divide(gradients, root, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     def learn(gradients: Any, memory: RMSpropMemory, step: Step) -> RMSpropMemory:
         decay = step.decay(rho, "rho")

@@ -60,7 +60,7 @@ def _spam(
         share = jnp.where(since < warmup, 1 - 0.99 * (1 + jnp.cos(angle)) / 2, 1)
         # eps stands beside the uncorrected root, as in the authors' code.
         by = jnp.sqrt(memory.root_weight)
-        scaled = divide(debiased(memory.mu, memory.mu_weight), memory.root, step.value(eps, "eps"))
+        scaled = divide(debiased(memory.mu, memory.mu_weight), memory.root, step.epsilon(eps, "eps"))
         return jax.tree.map(lambda u: share.astype(u.dtype) * by.astype(u.dtype) * u, scaled)
 
     return Algorithm(adam.init, learn, direction, "spam")

@@ -9,6 +9,15 @@ import jax.numpy as jnp
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.masks import mask_tree
 
+LEAST = 1e-20  # an eps that no product with a weight of the library makes 0, in float32
+
+
+class Epsilon(NamedTuple):
+    """What is added to a root; `above_zero` says that it is never 0, so that nobody needs to look."""
+
+    value: jax.Array
+    above_zero: bool
+
 
 class Step(NamedTuple):
     """A step as an Algorithm sees it.
@@ -32,6 +41,10 @@ class Step(NamedTuple):
     def unless_zero(self, value: Schedulable, name: str) -> jax.Array | None:
         """Return the same, or None for a number that is 0 at every step."""
         return None if isinstance(value, float | int) and value == 0 else self.value(value, name)
+
+    def epsilon(self, value: Schedulable, name: str) -> Epsilon:
+        """Return a number, or a schedule's value, as what is added to a root."""
+        return Epsilon(self.value(value, name), isinstance(value, float | int) and value >= LEAST)
 
     def decay(self, value: Schedulable, name: str) -> tuple[jax.Array, jax.Array]:
         """Return (decay, 1 - decay), the latter not from the rounded former where it can be had.

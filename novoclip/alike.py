@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from novoclip.mesh import varying_axes
 
@@ -30,6 +31,13 @@ def alike(leaves: Sequence[jax.Array], kinds: Sequence[Any], *, alone: Sequence[
 def stacked(leaves: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> list[jax.Array]:
     """Return a stack for each group of several leaves, and the leaf itself for each of one."""
     return [leaves[places[0]] if len(places) == 1 else jnp.stack([leaves[i] for i in places]) for places in groups]
+
+
+def in_order(rows: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> jax.Array:
+    """Return one vector of values of leaves, in their order, from a vector for each group."""
+    values, order = jnp.concatenate(rows), np.array([place for places in groups for place in places])
+    # And not a slice for each: XLA would compile them one by one.
+    return values if np.all(order[:-1] < order[1:]) else values[np.argsort(order)]
 
 
 def _all_or_each(places: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
-from novoclip.alike import alike, stacked
-from novoclip.layout import Layout, block_count, block_counts, slice_shapes, split, split_axes, split_several
+from novoclip.alike import alike, in_order, stacked
+from novoclip.layout import Layout, block_count, block_counts, slice_shapes, split, split_several
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
@@ -164,35 +165,6 @@ def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...
     return sum_of_rows(lambda part: _square(part, scale, dtype), leaf)
 
 
-def _over_axes(
-    parts: list[jax.Array], stacks: list[tuple[int, ...]], layout: Layout, combine: Callable[..., jax.Array]
-) -> list[jax.Array]:
-    """Combine each leaf over its axes; several may be stacked in one part."""
-    keepdims = layout.form == "concatenate"
-    found: dict[int, jax.Array] = {}
-    for part, places in zip(parts, stacks, strict=True):
-        axes = layout.axes[places[0]]
-        if len(places) == 1:
-            found[places[0]] = combine(part, axis=axes, keepdims=keepdims)
-        else:
-            rows = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=keepdims)
-            found |= {place: rows[i] for i, place in enumerate(places)}
-    return [found[i] for i in range(len(found))]
-
-
-def _reduce(reduced: list[jax.Array], layout: Layout, combine: Callable[..., jax.Array]) -> list[jax.Array]:
-    """Combine what is left of the leaves of each block, on all devices; one array a block."""
-    if layout.form == "concatenate":
-        return [
-            whole_slices(part, axes, over, combine)
-            for part, (axes, over) in zip(reduced, split_axes(layout), strict=True)
-        ]
-    members: list[list[jax.Array]] = [[] for _ in range(block_count(layout))]
-    for part, block in zip(across_devices(reduced, layout.over, combine), layout.block_of, strict=True):
-        members[block].append(part)
-    return [group[0] if len(group) == 1 else combine(jnp.stack(group)) for group in members]
-
-
 def _in_groups(
     parts: list[jax.Array],
     leaves: Sequence[jax.Array],
@@ -221,16 +193,26 @@ def _combined(
     stacks: list[tuple[int, ...]] | None = None,
 ) -> Any:
     """Combine the numbers of each block of leaves; `stacks` says which are stacked in each part, by default one."""
-    if stacks and layout.form == "scalar" and len(stacks) < len(layout.axes):
-        axes = tuple(tuple(range(part.ndim)) for part in parts)
-        over = tuple(layout.over[places[0]] for places in stacks)
-        layout, stacks = Layout((0,) * len(parts), axes, "scalar", over=over), None
-    singles: list[tuple[int, ...]] = [(i,) for i in range(len(parts))]
+    stacks = stacks or [(i,) for i in range(len(parts))]
     if layout.form == "slices":
-        return _in_groups(parts, leaves, stacks or singles, layout, combine, dtype)
-    blocks = _reduce(_over_axes(parts, stacks or singles, layout, combine), layout, combine)
+        return _in_groups(parts, leaves, stacks, layout, combine, dtype)
+    if not parts:
+        return jnp.zeros(() if layout.form == "scalar" else (0,), dtype)
+    if layout.form == "concatenate":
+        each = zip(parts, layout.axes, layout.shards, strict=True)
+        layers = [whole_slices(combine(x, axis=axes, keepdims=True), axes, over, combine) for x, axes, over in each]
+        return jnp.concatenate([whole(layer).reshape(-1) for layer in layers])
+    over = [layout.over[places[0]] for places in stacks]
     if layout.form == "scalar":
-        return blocks[0] if blocks else jnp.zeros((), dtype)
-    if not blocks:
-        return jnp.zeros((0,), dtype)
-    return jnp.stack(blocks) if layout.form == "stack" else jnp.concatenate([whole(x).reshape(-1) for x in blocks])
+        totals = across_devices([combine(part) for part in parts], over, combine)
+        return totals[0] if len(totals) == 1 else combine(jnp.stack(totals))
+    rows = [
+        combine(x, axis=tuple(range(len(each) > 1, x.ndim))).reshape(-1) for x, each in zip(parts, stacks, strict=True)
+    ]
+    values = in_order(across_devices(rows, over, combine), stacks)
+    if block_count(layout) == len(leaves):
+        return values
+    members: dict[int, list[int]] = {}
+    for i, block in enumerate(layout.block_of):
+        members.setdefault(block, []).append(i)
+    return jnp.stack([combine(values[np.array(places)]) for places in members.values()])

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from novoclip.alike import alike, stacked
+from novoclip.alike import alike, in_order, stacked
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
 from novoclip.ranges import accumulation_dtype, common_dtype
@@ -71,9 +70,7 @@ def finite_leaves(tree: Any) -> jax.Array:
         _shrunk_sums(part, dtype, stack=len(places) > 1)
         for part, places in zip(stacked(arrays, groups), groups, strict=True)
     ]
-    sums = jnp.concatenate(across_devices(parts, [over[places[0]] for places in groups], jnp.sum))
-    order = [place for places in groups for place in places]
-    return jnp.isfinite(sums[np.argsort(order)])
+    return jnp.isfinite(in_order(across_devices(parts, [over[places[0]] for places in groups], jnp.sum), groups))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "stack"))

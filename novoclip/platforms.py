@@ -1,6 +1,7 @@
 """What is written one way for XLA's CPU backend, and another for the others."""
 
 from collections.abc import Callable, Sequence
+import functools
 import itertools
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.mesh import placed_like
+from novoclip.mesh import placed_like, vary
 
 ROW = 64
 LARGE = 2**24  # numbers of a matrix whose rows are summed in blocks
@@ -44,8 +45,11 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
 def kept_apart(tree: Any) -> Any:
     """Return arrays as they are, and keep XLA's CPU backend from sharing what is computed from them with other parts.
 
-    Other backends would write them out there.
+    Other backends would write them out there. Inside `shard_map` all count as varying where one of them does, as what
+    comes from a barrier.
     """
+    for leaf in jax.tree.leaves(tree):
+        tree = jax.tree.map(functools.partial(vary, like=leaf), tree)
     return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
 
 

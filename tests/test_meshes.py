@@ -90,6 +90,17 @@ def test_sharded_leaves_give_what_whole_ones_give(case, mesh):
         np.testing.assert_allclose(reported[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("case", sampled(FIRST))
+def test_sharded_leaves_of_16_bits_give_what_whole_ones_give(case, mesh):
+    given_here = [jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), each) for each in given()]
+    expected, _ = jax.jit(functools.partial(scanned, case.transform()))(*given_here)
+    found, _ = on_mesh(functools.partial(scanned, split(case)), mesh)(*given_here)
+    for name, leaf in expected.items():
+        assert found[name].dtype == leaf.dtype
+        right, got = (np.asarray(x, np.float32) for x in (leaf, found[name]))
+        np.testing.assert_allclose(got, right, rtol=2**-7, atol=2**-7 * np.max(np.abs(right)), err_msg=name)
+
+
 @pytest.mark.parametrize("norm", ["l1", "l2", "max", "rms"])
 @pytest.mark.parametrize("per", ["tree", "tensor", "unit", "groups"])
 def test_norms_are_those_of_the_whole_gradient(per, norm, mesh):

@@ -101,8 +101,8 @@ def one_of(condition: jax.Array, one: Callable[..., Any], other: Callable[..., A
         return lax.cond(condition, one, other, *arrays)
 
     def select(*arrays: Any) -> Any:
-        used = [jnp.where(condition, array, jnp.zeros((), array.dtype)) for array in arrays]
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one(*used), other(*arrays))
+        used = [lax.select_n(condition, lax.full_like(array, 0), array) for array in arrays]
+        return jax.tree.map(lambda a, b: lax.select_n(condition, b, a), one(*used), other(*arrays))
 
     return lax.platform_dependent(*arrays, cuda=select, rocm=select, default=branch)
 

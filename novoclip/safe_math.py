@@ -96,7 +96,7 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     large, small = jnp.maximum(one, other), jnp.minimum(one, other)
-    square = jnp.square(small / jnp.maximum(large, jnp.finfo(large.dtype).tiny))
+    square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
     # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
     return large + large * (square / (1 + jnp.sqrt(1 + square)))
 

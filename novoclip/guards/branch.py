@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
@@ -36,12 +35,9 @@ def when(
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
 
     gradients = [jnp.asarray(known[i]) for i in places]
-    # Traced once, for each of the ways in which it may be run.
-    traced, shapes = jax.make_jaxpr(numbers, return_shape=True)(*gradients)
-    _, outcome = _flat(shapes)
-
-    def step(*leaves: jax.Array) -> Any:
-        return outcome.unflatten(jaxpr_as_fun(traced)(*leaves))
+    # Traced once, for all the ways in which it may be run.
+    step = jax.jit(numbers)
+    shapes = jax.eval_shape(step, *gradients)
 
     def taken(*leaves: jax.Array) -> tuple[list[jax.Array], Any, jax.Array]:
         return *step(*leaves), zeros_like(jax.eval_shape(otherwise))

@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -155,7 +156,9 @@ def _transform(
             direction = pull(direction, step)
         direction = finish(direction, step)
         check_shapes(direction, in_precision(updates, dtype), algorithm.name)
-        direction = iter(jax.tree.leaves(choose(direction, jax.tree.map(jnp.zeros_like, direction))))
+        if nonfinite == "skip":
+            direction = jax.tree.map(functools.partial(_zero_if, skipped), direction)
+        direction = iter(jax.tree.leaves(direction))
         steps = count_up(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return jax.tree.map(
@@ -179,7 +182,12 @@ def _unless(skipped: jax.Array | None, new: Any, old: Any, chosen: Any = None) -
     if skipped is None:
         return new
     done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
-    return jax.tree.map(lambda a, b: a if id(a) in done else jnp.where(skipped, b, a), new, old)
+    return jax.tree.map(lambda a, b: a if id(a) in done else lax.select_n(skipped, a, b), new, old)
+
+
+@jax.jit
+def _zero_if(skipped: jax.Array, leaf: jax.Array) -> jax.Array:
+    return lax.select_n(skipped, leaf, lax.full_like(leaf, 0))
 
 
 def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:

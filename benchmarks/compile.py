@@ -70,8 +70,8 @@ def shapes(leaves: int) -> list[tuple[int, ...]]:
     return (first + block * (leaves // len(block) + 1))[:leaves]
 
 
-def measure(transform: optax.GradientTransformation, leaves: int) -> dict[str, float]:
-    """Return CPU seconds of tracing and of all, StableHLO operations and distinct fusions of one step."""
+def prepared(transform: optax.GradientTransformation, leaves: int) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Return one step under jit, and the shapes of what it is called with."""
 
     def step(params: Any, state: Any, gradients: Any) -> Any:
         updates, state = transform.update(gradients, state, params)
@@ -79,16 +79,36 @@ def measure(transform: optax.GradientTransformation, leaves: int) -> dict[str, f
 
     params = {f"leaf_{i}": jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes(leaves))}
     state = jax.eval_shape(transform.init, params)
+    return jax.jit(step, donate_argnums=(0, 1)), (params, state, params)
+
+
+def operations(lowered: Any) -> int:
+    """Return how many StableHLO operations a program has; what is called often counts once."""
+    return len(re.findall(r"^\s+(?:%\S+ = )?\"?stablehlo\.", lowered.as_text(), re.MULTILINE))
+
+
+def fusions(compiled: Any) -> int:
+    """Return how many kernels of a program differ by more than names."""
+    bodies = re.findall(r"^%?fused_computation\S* .*?^\}", compiled.as_text(), re.MULTILINE | re.DOTALL)
+    names = r"[%.]?[\w-]*\.\d+|%[\w.-]+|metadata=\{[^}]*\}"
+    return len({re.sub(names, "", body.split("\n", 1)[-1]) for body in bodies})
+
+
+def measure(transform: optax.GradientTransformation, leaves: int) -> dict[str, float]:
+    """Return CPU seconds of tracing and of all, StableHLO operations and distinct fusions of one step."""
+    step, arguments = prepared(transform, leaves)
     start = time.process_time()
-    traced = jax.jit(step, donate_argnums=(0, 1)).trace(params, state, params)
+    traced = step.trace(*arguments)
     tracing = time.process_time() - start
     lowered = traced.lower()
     compiled = lowered.compile()
     total = time.process_time() - start
-    operations = len(re.findall(r"^\s+(?:%\S+ = )?\"?stablehlo\.", lowered.as_text(), re.MULTILINE))
-    bodies = re.findall(r"^%?fused_computation\S* .*?^\}", compiled.as_text(), re.MULTILINE | re.DOTALL)
-    alike = {re.sub(r"[%.]?[\w-]*\.\d+|%[\w.-]+|metadata=\{[^}]*\}", "", body.split("\n", 1)[-1]) for body in bodies}
-    return {"tracing": tracing, "total": total, "operations": operations, "fusions": len(alike)}
+    return {
+        "tracing": tracing,
+        "total": total,
+        "operations": operations(lowered),
+        "fusions": fusions(compiled),
+    }
 
 
 def in_its_own_process(name: str, ours: bool, leaves: int) -> dict[str, float]:

@@ -127,7 +127,10 @@ def _factors(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
     shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
-    factor = jnp.where(usable, wide_ratio(new, size * shift), 1)
+    quotient = wide_ratio(new, size * shift)
+    # A block within its limit comes back bit for bit, also where x / x is not quite 1, as on a GPU.
+    quotient = jnp.where(new == old, 1 + (quotient - lax.stop_gradient(quotient)), quotient)
+    factor = jnp.where(usable, quotient, 1)
     return shift, jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
 
 

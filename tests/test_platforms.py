@@ -197,3 +197,34 @@ print(compiled.memory_analysis().temp_size_in_bytes / (4 * 8192 * 4096), compile
     share, loops = map(float, done.stdout.split()[-2:])
     assert loops == 4  # those over blocks, within those of the range of numbers: of gradients and of parameters
     assert share < 0.05
+
+
+ROUGH = """
+import sys
+import jax
+from jax import lax
+exact = jax.core.ShapedArray._truediv
+jax.core.ShapedArray._truediv = staticmethod(lambda a, b: exact(a, b) * (1 + 2.0**-22))
+lax.platform_dependent = lambda *arrays, default, **_: default(*arrays)  # as on a GPU
+from novoclip.testing import numerics
+from tests.cases import CASES
+assert jax.jit(lambda x: x / x)(3.0) != 1
+for case in CASES:
+    subject = case.subject()
+    if subject.kind == "clip" and subject.shape in ("hard", "drop") and case.entry.name in sys.argv[1:]:
+        numerics.gradients_within_the_limit_are_untouched(subject)
+        print(case.name)
+"""
+SOME = ["clip_by_norm", "clippy", "agc"]
+# per_example divides by the number of examples.
+CLIPS = sorted({case.entry.name for case in FIRST if case.subject().kind == "clip" and case.entry.place != "examples"})
+
+
+@pytest.mark.parametrize("names", [SOME, pytest.param(CLIPS, marks=pytest.mark.full)], ids=["some", "all"])
+def test_what_is_within_its_limit_is_untouched_where_x_over_x_is_not_1(names):
+    """GPUs do not promise it."""
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "NOVOCLIP_TEST_PLATFORM": "cpu"}
+    command = [sys.executable, "-c", ROUGH, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) >= len(SOME)

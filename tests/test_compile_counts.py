@@ -1,0 +1,37 @@
+"""What makes a step slow to compile, counted: operations that XLA gets, and kernels that it compiles one by one.
+
+The steps are those of `python benchmarks/compile.py`, which measures seconds.
+"""
+
+import pytest
+
+from benchmarks import compile as steps
+
+LEAVES = 40  # three blocks of GPT-2
+# StableHLO operations beside Optax's, and kernels that are not alike: a little above what was counted.
+MOST = {
+    "clip_by_global_norm + optax.adam": (1.05, 60),
+    "clip_by_norm per tensor + optax.adam": (1.3, 70),
+    "autoclip per tensor + optax.adam": (1.4, 78),
+    "zclip per tensor + optax.adam": (1.4, 82),
+    "adagc + optax.adam": (1.4, 82),
+    "agc + optax.adam": (1.5, 130),
+    "adam": (0.8, 58),
+    "adam(clip=clip_by_global_norm)": (0.9, 88),
+    "novograd": (0.95, 80),
+    "skip_spikes(optax.adam)": (1.4, 90),
+}
+
+
+def test_every_step_of_the_table_is_counted():
+    assert set(MOST) == set(steps.PAIRS)
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_step_has_few_operations_and_few_kernels_that_differ(name):
+    ours, theirs = (
+        step.lower(*arguments) for step, arguments in (steps.prepared(make(), LEAVES) for make in steps.PAIRS[name])
+    )
+    share, kernels = MOST[name]
+    assert steps.operations(ours) <= share * steps.operations(theirs)
+    assert steps.fusions(ours.compile()) <= kernels

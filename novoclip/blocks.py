@@ -14,7 +14,7 @@ from novoclip.layout import Layout, block_count, block_counts, slice_shapes, spl
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
-from novoclip.safe_math import first_factor, power_near, shrunk, square_root, wide_ratio
+from novoclip.safe_math import first_factor, not_lost, power_near, shrunk, square_root, wide_ratio
 from novoclip.slices import groups_of, in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
@@ -36,9 +36,8 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     if norm == "l1":
         return _combined(sizes, leaves, layout, jnp.sum, dtype)
     largest = _combined(sizes, leaves, layout, functools.partial(jnp.max, initial=0), dtype)
-    # A maximum may have lost a NaN.
-    finite = _combined([shrunk(x, dtype) for x in leaves], leaves, layout, jnp.sum, dtype)
-    return jax.tree.map(lambda ok, size: jnp.where(jnp.isfinite(ok), size, ok), finite, largest)
+    sums = _combined([shrunk(x, dtype) for x in leaves], leaves, layout, jnp.sum, dtype)
+    return jax.tree.map(not_lost, largest, sums)
 
 
 def length(vector: jax.Array) -> jax.Array:

@@ -122,3 +122,8 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
     # it would write out, as large as the leaf, where leaves of one shape share it.
     leaf, scale = kept_apart((lax.stop_gradient(leaf), jnp.asarray(SHRINK, dtype)))
     return leaf.astype(dtype) * scale
+
+
+def not_lost(largest: jax.Array, total: jax.Array) -> jax.Array:
+    """Return the largest absolute value, which may have lost a NaN; the sum of what is `shrunk` has not."""
+    return jnp.where(jnp.isfinite(total) | jnp.isinf(largest), largest, jnp.abs(total))

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.ranges import accumulation_dtype
-from novoclip.safe_math import ratio, shrunk
+from novoclip.safe_math import not_lost, ratio, shrunk
 
 
 @jax.custom_jvp
@@ -96,9 +96,7 @@ def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return matrices of numbers up to 1, or of zeros, what they were divided by, and whether they are finite."""
     wide, dtype = _wide(stack), accumulation_dtype(stack.dtype)
     largest = lax.stop_gradient(jnp.max(jnp.abs(wide), axis=(1, 2), keepdims=True, initial=0))
-    # A maximum may have lost a NaN.
-    total = jnp.sum(shrunk(stack, dtype), axis=(1, 2), keepdims=True)
-    largest = jnp.where(jnp.isfinite(total), largest, total)
+    largest = not_lost(largest, jnp.sum(shrunk(stack, dtype), axis=(1, 2), keepdims=True))
     usable = jnp.isfinite(largest) & (largest > 0)
     by = jnp.where(usable, largest, 1)
     # The inverse itself may be too small for a number.

@@ -199,3 +199,13 @@ def test_the_derivative_of_a_norm_clip_is_that_of_the_projection():
         expected = 0.5 / np.linalg.norm(at) * (np.eye(3) - np.outer(unit, unit))
         found = jacobian(rule, jnp.asarray(at * scale, jnp.float32)).astype(np.float64) * scale
         np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("norm", ["l1", "l2", "max", "rms"])
+def test_a_norm_of_what_is_not_finite_is_neither_finite_nor_negative(norm, value):
+    gradients = {"long": np.ones(5000, np.float32), "short": np.ones(3, np.float32)}
+    gradients["long"][7] = value
+    norms = np.asarray(novoclip.resolve_measure("tensor", norm).norms(gradients))
+    assert np.isnan(norms[0]) if np.isnan(value) else norms[0] == np.inf
+    assert np.isfinite(norms[1])

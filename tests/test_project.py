@@ -7,6 +7,7 @@ import re
 import optax
 import pytest
 
+from benchmarks import imports
 import novoclip
 from novoclip import catalog
 
@@ -57,3 +58,18 @@ def test_the_readme_table_is_current():
     assert catalog.table(("optimizer",), "optimizer") in text, "run `python -m novoclip.catalog`"
     assert catalog.table() in text, "run `python -m novoclip.catalog` and paste the table into README.md"
     assert catalog.table(("wrapper",), "wrapper") in text, "run `python -m novoclip.catalog`"
+
+
+PARTS = ("rules", "optimizers", "guards", "wrappers", "testing")
+ABOVE = ("__init__", "catalog", "telemetry")  # what shows or lists the parts
+
+
+def test_files_import_downwards_only():
+    graph = imports.imports()
+    assert sum(map(len, imports.floors(graph))) == len(graph)  # raises if there is a circle
+    for name, others in graph.items():
+        part = name.split(".")[1]
+        for other in others:
+            own = other.split(".")[1]
+            assert own not in PARTS or part in (*PARTS, *ABOVE), f"{name} imports {other}"
+            assert own not in ("optimizers", "guards", "wrappers") or part != "rules", f"{name} imports {other}"

@@ -122,20 +122,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leaves", type=int, nargs="+", default=[148, 500])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of steps")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         name, side = options.measure
         print(json.dumps(measure(PAIRS[name][0 if side == "ours" else 1](), options.leaves[0])))
         return
+    names = [name for name in PAIRS if any(part in name for part in options.only)]
+    if not names:
+        parser.error(f"--only {' '.join(options.only)} matches no step; the steps are {', '.join(PAIRS)}")
     print(f"jax {jax.__version__}, optax {optax.__version__}, {jax.default_backend()}\n")
     print("| step | leaves | ours, s | Optax, s | ratio | tracing | operations | distinct fusions |")
     print("|---|---|---|---|---|---|---|---|")
     for leaves in options.leaves:
-        for name in PAIRS:
-            if options.only and not any(part in name for part in options.only):
-                continue
+        for name in names:
             runs = [[in_its_own_process(name, ours, leaves) for ours in (True, False)] for _ in range(options.runs)]
             ours, theirs = ({key: statistics.median(run[i][key] for run in runs) for key in runs[0][i]} for i in (0, 1))
             ratios = [f"{ours[key] / theirs[key]:.2f}" for key in ("total", "tracing")]

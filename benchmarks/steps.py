@@ -135,9 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tree", nargs="+", choices=list(TREES), default=list(TREES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="*", default=list(PAIRS))
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of steps")
     parser.add_argument("--torch", action="store_true")
     options = parser.parse_args()
+    names = [name for name in PAIRS if any(part in name for part in options.only)]
+    if not names:
+        parser.error(f"--only {' '.join(options.only)} matches no step; the steps are {', '.join(PAIRS)}")
     print(f"jax {jax.__version__}, optax {optax.__version__}, {jax.devices()[0].device_kind}\n")
     print("| step | leaves | ours, ms | other, ms | ratio | at most | compared with | temporaries |")
     print("|---|---|---|---|---|---|---|---|")
@@ -145,7 +148,7 @@ def main() -> None:
         params = {f"leaf_{i}": jnp.ones(shape) for i, shape in enumerate(TREES[tree])}
         gradients = jax.tree.map(lambda leaf: leaf * 1e-3, params)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        for name in options.only:
+        for name in names:
             ours, other, beside, most = PAIRS[name]
             pair = [Running(make(), params) for make in (ours, other)]
             found: list[list[float]] = [[], []]

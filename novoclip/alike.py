@@ -34,7 +34,7 @@ def stacked(leaves: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> l
 
 
 def in_order(rows: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> jax.Array:
-    """Return one vector of values of leaves, in their order, from a vector for each group."""
+    """Return one array of values of leaves, in their order, from an array for each group."""
     values, order = jnp.concatenate(rows), np.array([place for places in groups for place in places])
     # And not a slice for each: XLA would compile them one by one.
     return values if np.all(order[:-1] < order[1:]) else values[np.argsort(order)]

@@ -183,7 +183,7 @@ def _in_groups(
             found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
         else:
             found[places] = whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
-    return in_groups(found, groups_of(slice_shapes(leaves, layout), [leaf.shape for leaf in leaves]), dtype)
+    return in_groups(found, groups_of(slice_shapes(leaves, layout)), dtype)
 
 
 def _combined(

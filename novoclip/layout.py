@@ -48,7 +48,7 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
             ones = [(1,) * leaf.ndim for leaf in leaves]
             each = [np.full(shape, max(a * b, 1.0), dtype) for shape, a, b in zip(ones, sizes, along, strict=True)]
             counts_of: dict[tuple[int, ...], jax.Array] = {(i,): jnp.asarray(count) for i, count in enumerate(each)}
-            return in_groups(counts_of, groups_of(slice_shapes(leaves, layout), [x.shape for x in leaves]), dtype)
+            return in_groups(counts_of, groups_of(slice_shapes(leaves, layout)), dtype)
         slices = [math.prod(shape) for shape in slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
     counts = [0.0] * block_count(layout)  # not integers, which end at 2^31

@@ -125,5 +125,8 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
 
 
 def not_lost(largest: jax.Array, total: jax.Array) -> jax.Array:
-    """Return the largest absolute value, which may have lost a NaN; the sum of what is `shrunk` has not."""
+    """Return the largest absolute value, which may have lost a NaN, with that NaN; beside an infinity it stays lost.
+
+    The total is the sum of what is `shrunk`: NaN where there is a NaN, or infinities of both signs.
+    """
     return jnp.where(jnp.isfinite(total) | jnp.isinf(largest), largest, jnp.abs(total))

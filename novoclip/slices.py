@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from novoclip.alike import in_order
 from novoclip.mesh import whole
 from novoclip.origin import made_by, text_of
 from novoclip.platforms import entries
@@ -26,12 +27,15 @@ class Slices(NamedTuple):
     places: Any
 
 
-def groups_of(slices: Sequence[tuple[int, ...]], leaves: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Return the places of leaves whose slices have one shape, together; among these, those of leaves of one shape."""
-    groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
-    for i, (shape, leaf) in enumerate(zip(slices, leaves, strict=True)):
-        groups.setdefault(tuple(shape), {}).setdefault(tuple(leaf), []).append(i)
-    return [[i for places in group.values() for i in places] for group in groups.values()]
+def groups_of(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Return the places of leaves whose slices have one shape, together, in the order in which shapes first occur.
+
+    It is part of the form of states, as are the places in each group.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        groups.setdefault(tuple(shape), []).append(i)
+    return list(groups.values())
 
 
 def in_groups(values: Mapping[tuple[int, ...], jax.Array], groups: Sequence[Sequence[int]], dtype: Any) -> Any:
@@ -67,16 +71,8 @@ def places_of(slices: Slices) -> list[list[int]]:
 
 def _stacked(values: Mapping[tuple[int, ...], jax.Array], places: Sequence[int]) -> jax.Array:
     """Return the stack; where explicit axis types split the values in several ways, each is made whole before."""
-    rows = {place: (stack, row) for stack in values if len(stack) > 1 for row, place in enumerate(stack)}
-    parts: list[jax.Array] = []
-    rest = list(places)
-    while rest:
-        stack, row = rows.get(rest[0], ((rest[0],), 0))
-        if len(stack) > 1 and tuple(rest[: len(stack)]) == stack:
-            parts.append(values[stack])
-            rest = rest[len(stack) :]
-        else:
-            parts.append(values[stack][None] if len(stack) == 1 else values[stack][row : row + 1])
-            rest = rest[1:]
+    own = set(places)
+    members = [stack for stack in values if stack[0] in own]
+    parts = [values[stack] if len(stack) > 1 else values[stack][None] for stack in members]
     splits = {str(jax.typeof(part).sharding.spec) for part in parts}
-    return jnp.concatenate(parts if len(splits) == 1 else [whole(part) for part in parts])
+    return in_order(parts if len(splits) == 1 else [whole(part) for part in parts], members)

@@ -455,3 +455,14 @@ def test_float0_leaves_are_passed_on():
             updates, _ = guard.update(entering, guard.init(params))
             assert updates["table"].dtype == jax.dtypes.float0
             np.testing.assert_array_equal(updates["w"], [0, 0] if bad else [2, 2])
+
+
+@pytest.mark.parametrize("guard", [novoclip.guard_nonfinite, novoclip.skip_spikes])
+def test_calls_outside_jit_keep_no_copy_of_the_model(guard):
+    params, transform = {"w": jnp.ones(1000)}, guard(optax.adam(0.1))
+    state = transform.init(params)
+    held = []
+    for _ in range(4):
+        _, state = transform.update(params, state, params)
+        held.append(sum(array.nbytes for array in jax.live_arrays() if array.size == 1000))
+    assert held[-1] <= held[1]

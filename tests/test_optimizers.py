@@ -514,3 +514,11 @@ def test_a_step_whose_norm_is_beyond_the_range_of_numbers_is_not_skipped():
     _, state = jax.jit(optimizer.update)({"a": jnp.full(4, 3e38)}, optimizer.init(params), params)
     assert int(state.nonfinite) == 0
     assert int(state.clip.nonfinite) == 1
+
+
+def test_a_state_of_clip_may_be_cast():
+    transform = novoclip.adam(0.1, clip=novoclip.autoclip(50.0, window=4))
+    params = {"w": jnp.ones(3)}
+    state = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, transform.init(params))
+    updates, _ = transform.update(params, state, params)
+    np.testing.assert_allclose(updates["w"], -0.1, rtol=1e-2)

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import novoclip
+from novoclip.slices import places_of
 from tests.test_collectives import collectives
 
 
@@ -127,3 +128,35 @@ def test_units_in_optax_wrappers():
     for _ in range(4):
         updates, state = update(params, state, params)
     assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("make", [novoclip.adagc, novoclip.clip_by_second_moment], ids=["adagc", "second_moment"])
+def test_states_of_units_made_outside_of_shard_map_fit_inside(make):
+    """There a leaf has the shape of its part, which must not change the order of leaves."""
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    params = {"a": jnp.ones((8, 4)), "b": jnp.full((4, 4), 2.0), "c": jnp.full((8, 4), 3.0)}
+    specs = {"a": P("x", None), "b": P(), "c": P()}
+    rule = make(2.0, per=novoclip.units("flax", specs=specs))
+    state = rule.init(params)
+    inside = jax.shard_map(
+        lambda gradients, state: rule.update(gradients, state, gradients),
+        mesh=mesh,
+        in_specs=(specs, P()),
+        out_specs=(specs, P()),
+    )
+    expected, _ = rule.update(params, state, params)
+    found, _ = jax.jit(inside)(params, state)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-6)
+
+
+def test_stacks_of_small_leaves_keep_their_places():
+    """Leaves that are alike are summed as one stack; what a state shows is in the order of the leaves."""
+    shapes = [(3,), (5,), (3,), (2, 4), (3,), (5,), (3,), (5,), (2, 4), (5,)]
+    leaves = [np.full(shape, i + 1.0, np.float32) for i, shape in enumerate(shapes)]
+    norms = novoclip.units("flax").norms(leaves)
+    for array, places in zip(norms.arrays, places_of(norms), strict=True):
+        for row, place in zip(array, places, strict=True):
+            expected = (place + 1.0) * np.sqrt(leaves[place].shape[0])
+            np.testing.assert_allclose(row, np.full(row.shape, expected), rtol=1e-6)
+    assert [list(places) for places in places_of(norms)] == [[0, 1, 2, 4, 5, 6, 7, 9], [3, 8]]

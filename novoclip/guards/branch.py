@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jax.numpy as jnp
 import optax
 
@@ -35,9 +36,15 @@ def when(
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], new
 
     gradients = [jnp.asarray(known[i]) for i in places]
-    # Traced once, for all the ways in which it may be run.
-    step = jax.jit(numbers)
-    shapes = jax.eval_shape(step, *gradients)
+    # Within one trace it is traced once, for all the ways in which it may be run. What it closes over becomes
+    # arguments: JAX's caches would keep constants, a copy of the model and its state for each call outside jit.
+    traced, shapes = jax.make_jaxpr(numbers, return_shape=True)(*gradients)
+    jaxpr, constants = traced.jaxpr, traced.consts
+    _, outcome = _flat(shapes)
+    program = jax.jit(lambda constants, *leaves: jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))(*leaves))
+
+    def step(*leaves: jax.Array) -> Any:
+        return outcome.unflatten(program(constants, *leaves))
 
     def taken(*leaves: jax.Array) -> tuple[list[jax.Array], Any, jax.Array]:
         return *step(*leaves), zeros_like(jax.eval_shape(otherwise))

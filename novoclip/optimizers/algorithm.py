@@ -182,7 +182,15 @@ def _unless(skipped: jax.Array | None, new: Any, old: Any, chosen: Any = None) -
     if skipped is None:
         return new
     done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
-    return jax.tree.map(lambda a, b: a if id(a) in done else lax.select_n(skipped, a, b), new, old)
+
+    def either(a: Any, b: Any) -> Any:
+        if id(a) in done:
+            return a
+        # The state of clip= may have been cast.
+        alike = getattr(a, "dtype", None) == getattr(b, "dtype", int)
+        return lax.select_n(skipped, a, b) if alike else jnp.where(skipped, b, a)
+
+    return jax.tree.map(either, new, old)
 
 
 @jax.jit

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from novoclip.arguments import Schedulable, check_number, value_at
 from novoclip.masks import mask_tree
 
-LEAST = 1e-20  # an eps that no product with a weight of the library makes 0, in float32
+# An eps that stays above 0 when it is multiplied with the root of a weight, which is at least 1 - b2: 1e-16 in float64.
+LEAST = 1e-20
 
 
 class Epsilon(NamedTuple):

@@ -18,7 +18,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
     A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
-    block remembers is NaN, a limit that is NaN is none.
+    block remembers is NaN, a limit that is NaN is none. A memory that was cast to 16 bits is computed with in 32.
     """
 
     @functools.cache
@@ -42,8 +42,9 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
         return jax.tree.map(lambda array: placed_like(array, norms), memory)
 
     def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        check_state(memory, expected(norms.shape), limit.name)
-        memory = without_infinity(memory)
+        declared, given = expected(norms.shape), memory
+        check_state(memory, declared, limit.name)
+        memory = without_infinity(jax.tree.map(_widened, memory, declared))
         seen = norms.astype(_dtype_of(memory, norms.dtype))
         finite = jnp.isfinite(seen)
         limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
@@ -58,9 +59,17 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
             spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
         limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
-        return limits_as(limits, norms.dtype), choose(known, learned, memory)
+        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), choose(known, learned, memory), given)
+        return limits_as(limits, norms.dtype), kept
 
     return limit._replace(init=init, update=update)
+
+
+def _widened(array: jax.Array, declared: Any) -> jax.Array:
+    """Return an array of numbers in the dtype that `init` gave it, if it was cast to one of fewer bits."""
+    inexact = jnp.issubdtype(array.dtype, jnp.floating) and jnp.issubdtype(declared.dtype, jnp.floating)
+    narrower = inexact and jnp.finfo(array.dtype).bits < jnp.finfo(declared.dtype).bits
+    return array.astype(declared.dtype) if narrower else array
 
 
 def _floating(memory: Any) -> list[jax.Array]:

@@ -9,7 +9,7 @@ import pytest
 
 import novoclip
 from novoclip.testing.subject import random_tree
-from tests.cases import CASES
+from tests.cases import CASES, FIRST, sampled
 from tests.steps import compiled
 
 
@@ -113,3 +113,23 @@ def test_record_keeps_norms_only():
     state = run(novoclip.record(), [2.0, 5.0])
     np.testing.assert_allclose(state.norms, 5.0, rtol=1e-6)
     assert int(state.clipped) == 0
+
+
+@pytest.mark.parametrize("case", sampled(FIRST))
+def test_a_state_that_was_cast_to_16_bits_works_on(case):
+    """As it does when a whole train state is cast."""
+    params = jax.tree.map(lambda leaf: leaf + 3, random_tree(1))
+    gradients = random_tree(2)
+
+    def step(gradients, params):
+        transform = case.transform()
+        state = transform.init(params)
+        cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, state)
+        updates, new = transform.update(gradients, cast, params)
+        return updates, jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+
+    if case.entry.place == "shards":
+        step = jax.vmap(step, axis_name="devices", in_axes=None, axis_size=1)
+    updates, _ = jax.jit(step)(gradients, params)
+    for leaf in jax.tree.leaves(updates):
+        assert np.all(np.isfinite(leaf))

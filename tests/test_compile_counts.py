@@ -8,14 +8,14 @@ import pytest
 from benchmarks import compile as steps
 
 LEAVES = 40  # three blocks of GPT-2
-# StableHLO operations beside Optax's, and kernels that are not alike: a little above what was counted.
+# StableHLO operations beside Optax's, and kernels that are not alike: a little above what jax 0.10.2 and 0.12 give.
 MOST = {
     "clip_by_global_norm + optax.adam": (1.05, 60),
     "clip_by_norm per tensor + optax.adam": (1.3, 70),
     "autoclip per tensor + optax.adam": (1.4, 78),
     "zclip per tensor + optax.adam": (1.4, 82),
     "adagc + optax.adam": (1.4, 82),
-    "agc + optax.adam": (1.5, 130),
+    "agc + optax.adam": (1.5, 145),
     "adam": (0.8, 58),
     "adam(clip=clip_by_global_norm)": (0.9, 88),
     "novograd": (0.95, 80),

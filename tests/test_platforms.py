@@ -220,7 +220,7 @@ for case in FIRST:
         print(case.name)
 """
 FINITE = "norms_are_those_of_float64 the_bound_is_honoured zero_gradients_give_zeros"
-SOME = ["clip_by_norm", "clip_by_trust_ratio", "agc"]
+SOME = ["clip_by_norm"]
 # per_example divides by the number of examples.
 CLIPS = sorted({case.entry.name for case in FIRST if case.subject().kind == "clip" and case.entry.place != "examples"})
 

@@ -115,7 +115,7 @@ def test_record_keeps_norms_only():
     assert int(state.clipped) == 0
 
 
-@pytest.mark.parametrize("case", sampled(FIRST))
+@pytest.mark.parametrize("case", sampled(FIRST, ("adagc", "clip_by_deviation", "clip_by_running_quantile", "adam")))
 def test_a_state_that_was_cast_to_16_bits_works_on(case):
     """As it does when a whole train state is cast."""
     params = jax.tree.map(lambda leaf: leaf + 3, random_tree(1))

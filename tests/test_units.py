@@ -14,11 +14,12 @@ import pytest
 
 import novoclip
 from novoclip.slices import places_of
+from tests.steps import compiled
 from tests.test_collectives import collectives
 
 
 def test_examples_teach_the_units_that_they_move():
-    rule = novoclip.per_example(novoclip.autoclip(90.0, window=4, per="unit"))
+    rule = compiled(novoclip.per_example(novoclip.autoclip(90.0, window=4, per="unit")))
     params = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}
     gradients = {"w": np.zeros((2, 2, 3), np.float32), "b": np.ones((2, 3), np.float32)}
     gradients["w"][0, 0], gradients["w"][1, 0] = [1, np.nan, 2], [3, 5, 7]

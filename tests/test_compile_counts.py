@@ -27,7 +27,10 @@ def test_every_step_of_the_table_is_counted():
     assert set(MOST) == set(steps.PAIRS)
 
 
-@pytest.mark.parametrize("name", MOST)
+SOME = ("clip_by_norm per tensor + optax.adam", "agc + optax.adam", "adam", "skip_spikes(optax.adam)")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.full) for name in MOST])
 def test_a_step_has_few_operations_and_few_kernels_that_differ(name):
     ours, theirs = (
         step.lower(*arguments) for step, arguments in (steps.prepared(make(), LEAVES) for make in steps.PAIRS[name])

@@ -79,8 +79,8 @@ FAULTS = (
     Fault(
         "the counter of bad steps stands still",
         "novoclip/clip_state.py",
-        "nonfinite=count_up(state.nonfinite, ~jnp.all(finite))",
-        "nonfinite=count_up(state.nonfinite, ~jnp.any(finite))",
+        "nonfinite=count_up(state.nonfinite, spoilt > 0)",
+        "nonfinite=count_up(state.nonfinite, spoilt >= count)",
         (STATE, contract("clip_by_norm or autoclip")),
     ),
     # Norms and blocks.
@@ -101,8 +101,8 @@ FAULTS = (
     Fault(
         "rms divides outside of the root",
         "novoclip/blocks.py",
-        "square_root(totals[turn] / sizes)",
-        "square_root(totals[turn]) / sizes",
+        "square_root(total / size) / scale",
+        "square_root(total) / size / scale",
         (
             only(RULES, "norm_is"),
             RULES,
@@ -142,8 +142,8 @@ FAULTS = (
     Fault(
         "one finite leaf is enough",
         "novoclip/optimizers/algorithm.py",
-        "finite = ~jnp.any(bad)",
-        "finite = ~jnp.all(bad)",
+        "skipped = jnp.any(bad)",
+        "skipped = jnp.all(bad)",
         (DESCENT, contract("adam")),
     ),
     Fault(
@@ -323,14 +323,14 @@ FAULTS = (
     Fault(
         "an optimizer learns from steps that are not finite",
         "novoclip/optimizers/algorithm.py",
-        "memory = if_finite(learned, before)",
-        "memory = learned",
+        "memory = choose(learned_from(algorithm, gradients, before, step), before)",
+        "memory = learned_from(algorithm, gradients, before, step)",
         (contract("adam"), DESCENT),
     ),
     Fault(
         "a skipped step moves the state of clip=",
         "novoclip/optimizers/algorithm.py",
-        "clip=if_finite(clip_state, state.clip)",
+        "clip=choose(clip_state, state.clip)",
         "clip=clip_state",
         (DESCENT, contract("sgd")),
     ),
@@ -347,8 +347,8 @@ FAULTS = (
     Fault(
         "Adam's eps inside the root",
         "novoclip/optimizers/adam.py",
-        "return divide(memory.mu, root, size * eps, None if eps_root is None else second * eps_root, size / first)",
-        "return divide(memory.mu, root, 0 * eps, second * (eps + (0 if eps_root is None else eps_root)), size / first)",
+        "return divide(memory.mu, root, eps._replace(value=size * eps.value), inside, size / first)",
+        "return divide(memory.mu, root, eps._replace(value=0 * eps.value), second * eps.value, size / first)",
         (
             only(DESCENT, "formulas"),
             DESCENT,
@@ -377,8 +377,8 @@ FAULTS = (
     Fault(
         "NovoGrad begins at 0",
         "novoclip/optimizers/novograd.py",
-        'jnp.where(memory.root > 0, root_average(norms, memory.root, step.decay(b2, "b2")), norms)',
-        'root_average(norms, memory.root, step.decay(b2, "b2"))',
+        "lambda old, new, norm: jnp.where(old > 0, new, norm), memory.root",
+        "lambda old, new, norm: new, memory.root",
         (
             only(DESCENT, "novograd"),
             DESCENT,

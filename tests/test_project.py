@@ -7,7 +7,7 @@ import re
 import optax
 import pytest
 
-from benchmarks import imports
+from benchmarks import imports, planted_list
 import novoclip
 from novoclip import catalog
 
@@ -73,3 +73,9 @@ def test_files_import_downwards_only():
             own = other.split(".")[1]
             assert own not in PARTS or part in (*PARTS, *ABOVE), f"{name} imports {other}"
             assert own not in ("optimizers", "guards", "wrappers") or part != "rules", f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("fault", planted_list.FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_can_still_be_planted(fault):
+    assert (ROOT / fault.file).read_text().count(fault.old) == 1
+    assert fault.new != fault.old

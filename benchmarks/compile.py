@@ -89,7 +89,7 @@ def operations(lowered: Any) -> int:
 
 def fusions(compiled: Any) -> int:
     """Return how many kernels of a program differ by more than names."""
-    bodies = re.findall(r"^%?fused_computation\S* .*?^\}", compiled.as_text(), re.MULTILINE | re.DOTALL)
+    bodies = re.findall(r"^%?\S*fused_computation\S* .*?^\}", compiled.as_text(), re.MULTILINE | re.DOTALL)
     names = r"[%.]?[\w-]*\.\d+|%[\w.-]+|metadata=\{[^}]*\}"
     return len({re.sub(names, "", body.split("\n", 1)[-1]) for body in bodies})
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from novoclip.alike import alike, in_order, stacked
-from novoclip.layout import Layout, block_count, block_counts, slice_shapes, split, split_several
+from novoclip.layout import Layout, block_count, block_counts, split, split_several
 from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
@@ -34,9 +34,9 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
         return _root_norms(leaves, layout, norm)
     sizes = [jnp.abs(x).astype(dtype) for x in leaves]
     if norm == "l1":
-        return _combined(sizes, leaves, layout, jnp.sum, dtype)
-    largest = _combined(sizes, leaves, layout, functools.partial(jnp.max, initial=0), dtype)
-    sums = _combined([shrunk(x, dtype) for x in leaves], leaves, layout, jnp.sum, dtype)
+        return _combined(sizes, layout, jnp.sum, dtype)
+    largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
+    sums = _combined([shrunk(x, dtype) for x in leaves], layout, jnp.sum, dtype)
     return jax.tree.map(not_lost, largest, sums)
 
 
@@ -53,12 +53,12 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     stacks = _small_alike(leaves, layout)
     scales = jnp.array([ranges.usual, ranges.for_small, ranges.for_large], dtype)
 
-    def sums(parts: Sequence[jax.Array], scale: jax.Array) -> Any:
+    def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> Any:
         squares = [
             _squares(x, scale, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, scale, dtype)
-            for x, places in zip(parts, stacks, strict=True)
+            for x, places in zip(leaves, stacks, strict=True)
         ]
-        return _combined(squares, leaves, layout, jnp.sum, dtype, stacks)
+        return _combined(squares, layout, jnp.sum, dtype, stacks)
 
     totals = first_enough(sums, scales, _all_in_range, stacked(leaves, stacks))
     sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals)
@@ -83,7 +83,7 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     inverse = jax.tree.map(lambda n, by: jnp.where(n == 0, 0, 1 / jnp.where(n == 0, 1, n * by)), norms, near)
     factors = (split(by, leaves, layout) for by in (near, inverse))
     products = [_product(*each) for each in zip(leaves, dleaves, *factors, strict=True)]
-    return norms, jax.tree.map(jnp.divide, _combined(products, leaves, layout, jnp.sum, common_dtype(leaves)), sizes)
+    return norms, jax.tree.map(jnp.divide, _combined(products, layout, jnp.sum, common_dtype(leaves)), sizes)
 
 
 def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
@@ -167,15 +167,14 @@ def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...
     return sum_of_rows(lambda part: _square(part, scale, dtype), leaf)
 
 
-def _in_groups(
+def _combined_slices(
     parts: list[jax.Array],
-    leaves: Sequence[jax.Array],
     stacks: list[tuple[int, ...]],
     layout: Layout,
     combine: Callable[..., jax.Array],
     dtype: Any,
 ) -> Any:
-    """Combine each slice of each leaf; a stack of leaves that are a group remains one."""
+    """Combine the elements of each slice of each leaf."""
     found: dict[tuple[int, ...], jax.Array] = {}
     for part, places in zip(parts, stacks, strict=True):
         axes, over = layout.axes[places[0]], layout.shards[places[0]]
@@ -183,21 +182,22 @@ def _in_groups(
             found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
         else:
             found[places] = whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
-    return in_groups(found, groups_of(slice_shapes(leaves, layout)), dtype)
+    # Not the shapes of the leaves, of which a device may hold a part.
+    shapes = {place: found[places].shape[int(len(places) > 1) :] for places in found for place in places}
+    return in_groups(found, groups_of([shapes[place] for place in sorted(shapes)]), dtype)
 
 
 def _combined(
     parts: list[jax.Array],
-    leaves: Sequence[jax.Array],
     layout: Layout,
     combine: Callable[..., jax.Array],
     dtype: Any,
     stacks: list[tuple[int, ...]] | None = None,
 ) -> Any:
-    """Combine the numbers of each block of leaves; `stacks` says which are stacked in each part, by default one."""
+    """Combine the elements of each block. `stacks`: the places of the leaves in each part, by default one."""
     stacks = stacks or [(i,) for i in range(len(parts))]
     if layout.form == "slices":
-        return _in_groups(parts, leaves, stacks, layout, combine, dtype)
+        return _combined_slices(parts, stacks, layout, combine, dtype)
     if not parts:
         return jnp.zeros(() if layout.form == "scalar" else (0,), dtype)
     if layout.form == "concatenate":
@@ -209,10 +209,11 @@ def _combined(
         totals = across_devices([combine(part) for part in parts], over, combine)
         return totals[0] if len(totals) == 1 else combine(jnp.stack(totals))
     rows = [
-        combine(x, axis=tuple(range(len(each) > 1, x.ndim))).reshape(-1) for x, each in zip(parts, stacks, strict=True)
+        combine(x, axis=tuple(range(int(len(each) > 1), x.ndim))).reshape(-1)
+        for x, each in zip(parts, stacks, strict=True)
     ]
     values = in_order(across_devices(rows, over, combine), stacks)
-    if block_count(layout) == len(leaves):
+    if block_count(layout) == len(layout.block_of):
         return values
     members: dict[int, list[int]] = {}
     for i, block in enumerate(layout.block_of):

@@ -96,7 +96,7 @@ def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *,
 def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: int) -> ClipState:
     """Return the state with a step counted in which some of `count` blocks were beyond their limits, or spoilt."""
     return state._replace(
-        fraction=beyond / float(max(count, 1)),
+        fraction=(beyond / float(max(count, 1))).astype(state.fraction.dtype),
         clipped=count_up(state.clipped, beyond > 0),
         nonfinite=count_up(state.nonfinite, spoilt > 0),
         nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, spoilt > 0),
@@ -119,7 +119,7 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
-        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction),
+        fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction).astype(state.fraction.dtype),
         clipped=count_up(state.clipped, finite & (beyond > 0.25)),
         nonfinite=count_up(state.nonfinite, ~finite),
         nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),

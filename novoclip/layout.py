@@ -48,8 +48,8 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
             ones = [(1,) * leaf.ndim for leaf in leaves]
             each = [np.full(shape, max(a * b, 1.0), dtype) for shape, a, b in zip(ones, sizes, along, strict=True)]
             counts_of: dict[tuple[int, ...], jax.Array] = {(i,): jnp.asarray(count) for i, count in enumerate(each)}
-            return in_groups(counts_of, groups_of(slice_shapes(leaves, layout)), dtype)
-        slices = [math.prod(shape) for shape in slice_shapes(leaves, layout)]
+            return in_groups(counts_of, groups_of(_slice_shapes(leaves, layout)), dtype)
+        slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
     counts = [0.0] * block_count(layout)  # not integers, which end at 2^31
     for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
@@ -77,7 +77,7 @@ def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout
         rows = entries(jnp.stack(values, axis=1))
         return [[rows[block][k] for k in range(number)] for block in layout.block_of]
     if layout.form == "concatenate":
-        shapes = slice_shapes(leaves, layout)
+        shapes = _slice_shapes(leaves, layout)
         slices = pieces(jnp.stack(values, axis=1), [math.prod(shape) for shape in shapes])
         parts = [[part[:, k].reshape(shape) for k in range(number)] for part, shape in zip(slices, shapes, strict=True)]
     else:
@@ -89,7 +89,7 @@ def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout
     ]
 
 
-def slice_shapes(leaves: Sequence[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
+def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
     """Return the whole leaves' shapes with 1 in place of each reduced axis."""
     return [
         tuple(1 if axis in axes else size * shards(over[axis]) for axis, size in enumerate(leaf.shape))

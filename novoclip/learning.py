@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from novoclip.leaves import narrow
 from novoclip.limits import Limit, choose
 from novoclip.mesh import placed_like
 from novoclip.origin import check_state
@@ -18,7 +19,7 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
     Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
     Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
     A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
-    block remembers is NaN, a limit that is NaN is none. A memory that was cast to 16 bits is computed with in 32.
+    block remembers is NaN, a limit that is NaN is none. A state that was cast to 16 bits is widened for the update.
     """
 
     @functools.cache
@@ -59,17 +60,21 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
             spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
         limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
-        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), choose(known, learned, memory), given)
-        return limits_as(limits, norms.dtype), kept
+        kept = choose(known, learned, memory)
+        return limits_as(limits, norms.dtype), jax.tree.map(_as_given, kept, given)
 
     return limit._replace(init=init, update=update)
 
 
 def _widened(array: jax.Array, declared: Any) -> jax.Array:
-    """Return an array of numbers in the dtype that `init` gave it, if it was cast to one of fewer bits."""
+    """Return an array in the dtype that `init` gave it, if it was cast to one of fewer bits."""
     inexact = jnp.issubdtype(array.dtype, jnp.floating) and jnp.issubdtype(declared.dtype, jnp.floating)
     narrower = inexact and jnp.finfo(array.dtype).bits < jnp.finfo(declared.dtype).bits
     return array.astype(declared.dtype) if narrower else array
+
+
+def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
+    return array if array.dtype == given.dtype else narrow(array, given.dtype)
 
 
 def _floating(memory: Any) -> list[jax.Array]:

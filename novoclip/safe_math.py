@@ -125,8 +125,8 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
 
 
 def not_lost(largest: jax.Array, total: jax.Array) -> jax.Array:
-    """Return the largest absolute value, which may have lost a NaN, with that NaN; beside an infinity it stays lost.
+    """Return the largest absolute value, or NaN where XLA's maximum lost one. Next to an infinity it is infinite.
 
-    The total is the sum of what is `shrunk`: NaN where there is a NaN, or infinities of both signs.
+    The total is the sum of what is `shrunk`: NaN if an element is, or if infinities have both signs.
     """
     return jnp.where(jnp.isfinite(total) | jnp.isinf(largest), largest, jnp.abs(total))

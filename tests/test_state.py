@@ -126,10 +126,10 @@ def test_a_state_that_was_cast_to_16_bits_works_on(case):
         state = transform.init(params)
         cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, state)
         updates, new = transform.update(gradients, cast, params)
-        return updates, jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+        assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, cast)
+        return updates, transform.update(gradients, state, params)[0]
 
     if case.entry.place == "shards":
         step = jax.vmap(step, axis_name="devices", in_axes=None, axis_size=1)
-    updates, _ = jax.jit(step)(gradients, params)
-    for leaf in jax.tree.leaves(updates):
-        assert np.all(np.isfinite(leaf))
+    found, expected = jax.jit(step)(gradients, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-7), found, expected)

@@ -184,17 +184,15 @@ def _unless(skipped: jax.Array | None, new: Any, old: Any, chosen: Any = None) -
     done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
 
     def either(a: Any, b: Any) -> Any:
-        if id(a) in done:
-            return a
-        # The state of clip= may have been cast.
-        alike = getattr(a, "dtype", None) == getattr(b, "dtype", int)
-        return lax.select_n(skipped, a, b) if alike else jnp.where(skipped, b, a)
+        # Some transforms let a state take the gradients' dtype, as the state of clip= might.
+        return a if id(a) in done else lax.select_n(skipped, jnp.asarray(a, jnp.result_type(b)), jnp.asarray(b))
 
     return jax.tree.map(either, new, old)
 
 
 @jax.jit
 def _zero_if(skipped: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Return zeros if the step is skipped. Under jit of its own: for leaves of one shape it is lowered once."""
     return lax.select_n(skipped, leaf, lax.full_like(leaf, 0))
 
 

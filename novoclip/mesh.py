@@ -60,7 +60,7 @@ def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     if _is_placed(kind):
         return jax.device_put(array, kind.sharding)
-    if _is_placed(leaf) and not isinstance(leaf, jax.core.Tracer) and not isinstance(array, jax.core.Tracer):
+    if not isinstance(array, jax.core.Tracer) and _is_placed(leaf):
         return jax.device_put(array, leaf.sharding)
     # With automatic axis types the split is not in the type of what is traced, and follows by itself.
     split = isinstance(kind.sharding, NamedSharding) and any(kind.sharding.spec)
@@ -103,7 +103,7 @@ def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
 
 def _on_mesh_of(shapes: Any, tree: Any) -> Any:
     """Return shapes that are split over an abstract mesh on the mesh that the leaves of a pytree lie on, if they do."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if not isinstance(leaf, jax.core.Tracer) and _is_placed(leaf)]
+    leaves = list(filter(_is_placed, jax.tree.leaves(tree)))
     if not leaves:
         return shapes
     mesh = leaves[0].sharding.mesh
@@ -119,15 +119,15 @@ def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return the `eval_shape` of a function of each leaf, with the shardings that the leaves have."""
 
     def described(leaf: Any, shape: Any) -> Any:
-        traced = shape is None or isinstance(leaf, jax.core.Tracer)
-        return shape.update(sharding=leaf.sharding) if not traced and _is_placed(leaf) else shape
+        return shape.update(sharding=leaf.sharding) if shape is not None and _is_placed(leaf) else shape
 
     return jax.tree.map(described, tree, eval_shape(function, tree))
 
 
 def _is_placed(leaf: Any) -> bool:
-    """Whether a leaf, or what describes it, lies on the devices of a mesh."""
-    sharding = getattr(leaf, "sharding", None)
+    """Whether a leaf, or what describes it, lies on the devices of a mesh. A traced leaf does not."""
+    # To be asked for its sharding, a tracer searches the program so far for the text of an error.
+    sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
     return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
 
 

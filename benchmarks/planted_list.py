@@ -79,8 +79,8 @@ FAULTS = (
     Fault(
         "the counter of bad steps stands still",
         "novoclip/clip_state.py",
-        "nonfinite=count_up(state.nonfinite, spoilt > 0)",
-        "nonfinite=count_up(state.nonfinite, spoilt >= count)",
+        "nonfinite=safe_increment(state.nonfinite, spoilt > 0)",
+        "nonfinite=safe_increment(state.nonfinite, spoilt >= count)",
         (STATE, contract("clip_by_norm or autoclip")),
     ),
     # Norms and blocks.
@@ -188,8 +188,8 @@ FAULTS = (
     Fault(
         "a history that never wraps around",
         "novoclip/rules/history.py",
-        "(memory.slot + 1) % window",
-        "memory.slot + 1",
+        "(state.slot + 1) % window",
+        "state.slot + 1",
         (
             only(RULES, "autoclip"),
             RULES,
@@ -208,8 +208,8 @@ FAULTS = (
     Fault(
         "the running mean learns spikes",
         "novoclip/rules/running_mean.py",
-        "rate * (jnp.minimum(norms, limits) - memory.mean)",
-        "rate * (norms - memory.mean)",
+        "rate * (jnp.minimum(norms, limits) - state.mean)",
+        "rate * (norms - state.mean)",
         (
             only(MORE, "memories"),
             MORE,
@@ -228,8 +228,8 @@ FAULTS = (
     Fault(
         "zclip begins one step early",
         "novoclip/rules/zclip.py",
-        "warm = memory.seen >= warmup\n",
-        "warm = memory.seen >= warmup - 1\n",
+        "warm = state.seen >= warmup\n",
+        "warm = state.seen >= warmup - 1\n",
         (only(RULES, "zclip"), RULES, MORE),
     ),
     Fault(
@@ -262,7 +262,7 @@ FAULTS = (
     Fault(
         "adagc's warm-up keeps the last norm instead of the least",
         "novoclip/rules/adagc.py",
-        "jnp.minimum(memory.gamma, let_through)",
+        "jnp.minimum(state.gamma, let_through)",
         "let_through",
         (
             only(MORE, "adagc"),
@@ -282,7 +282,7 @@ FAULTS = (
     Fault(
         "means that are centralized are too small",
         "novoclip/rules/centralize.py",
-        "jnp.sum(wide / (number * shards(along)), axis=over, keepdims=True)",
+        "jnp.sum(wide / (number * axis_size(along)), axis=over, keepdims=True)",
         "jnp.sum(wide / (wide.size * shards(along)), axis=over, keepdims=True)",
         (
             only(MORE, "centralize"),
@@ -323,8 +323,8 @@ FAULTS = (
     Fault(
         "an optimizer learns from steps that are not finite",
         "novoclip/optimizers/algorithm.py",
-        "memory = choose(learned_from(algorithm, gradients, before, step), before)",
-        "memory = learned_from(algorithm, gradients, before, step)",
+        "moments = choose(learned_from(algorithm, gradients, before, step), before)",
+        "moments = learned_from(algorithm, gradients, before, step)",
         (contract("adam"), DESCENT),
     ),
     Fault(
@@ -337,8 +337,8 @@ FAULTS = (
     Fault(
         "Adam's second moment keeps its bias",
         "novoclip/optimizers/adam.py",
-        "first, second = (jnp.where(weight > 0, weight, 1) for weight in (memory.mu_weight, memory.root_weight))",
-        "first, second = memory.mu_weight, jnp.ones_like(memory.root_weight)",
+        "first, second = (jnp.where(weight > 0, weight, 1) for weight in (state.mu_weight, state.root_weight))",
+        "first, second = state.mu_weight, jnp.ones_like(state.root_weight)",
         (
             only(DESCENT, "formulas"),
             DESCENT,
@@ -347,8 +347,8 @@ FAULTS = (
     Fault(
         "Adam's eps inside the root",
         "novoclip/optimizers/adam.py",
-        "return divide(memory.mu, root, eps._replace(value=size * eps.value), inside, size / first)",
-        "return divide(memory.mu, root, eps._replace(value=0 * eps.value), second * eps.value, size / first)",
+        "return divide(state.mu, root, eps._replace(value=size * eps.value), inside, size / first)",
+        "return divide(state.mu, root, eps._replace(value=0 * eps.value), second * eps.value, size / first)",
         (
             only(DESCENT, "formulas"),
             DESCENT,
@@ -377,8 +377,8 @@ FAULTS = (
     Fault(
         "NovoGrad begins at 0",
         "novoclip/optimizers/novograd.py",
-        "lambda old, new, norm: jnp.where(old > 0, new, norm), memory.root",
-        "lambda old, new, norm: new, memory.root",
+        "lambda old, new, norm: jnp.where(old > 0, new, norm), state.root",
+        "lambda old, new, norm: new, state.root",
         (
             only(DESCENT, "novograd"),
             DESCENT,

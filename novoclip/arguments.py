@@ -150,6 +150,6 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
 
 
 def rate_at(decay: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
-    """Return 1 - decay as `value_at` does; a decay that is NaN counts as 1, so that no memory takes it in."""
+    """Return 1 - decay as `value_at` does; a decay that is NaN counts as 1, so that nothing is learned from it."""
     rate = 1 - value_at(decay, step, like, name)
     return jnp.where(jnp.isnan(rate), 0, rate)

@@ -11,7 +11,7 @@ import numpy as np
 
 from novoclip.alike import alike, in_order, stacked
 from novoclip.layout import Layout, block_count, block_counts, split, split_several
-from novoclip.mesh import across_devices, broadcast_like, varying_axes, whole, whole_slices
+from novoclip.mesh import across_devices, broadcast_like, global_slice, replicate, varying_axes
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, not_lost, power_near, shrunk, square_root, wide_ratio
@@ -40,7 +40,7 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     return jax.tree.map(not_lost, largest, sums)
 
 
-def length(vector: jax.Array) -> jax.Array:
+def l2_norm(vector: jax.Array) -> jax.Array:
     """Return the Euclidean norm of a vector, or of a scalar, that is the same on every device."""
     layout = Layout((0,), (tuple(range(vector.ndim)),), "scalar", over=((),))
     return block_norms([vector], layout, "l2")
@@ -87,7 +87,7 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
 
 
 def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
-    on_mesh = layout.over or [tuple(name for names in each for name in names) for each in layout.shards]
+    on_mesh = layout.over or [tuple(name for names in each for name in names) for each in layout.partition]
     return alike(leaves, layout.axes, alone=[bool(names) or layout.form == "concatenate" for names in on_mesh])
 
 
@@ -177,11 +177,11 @@ def _combined_slices(
     """Combine the elements of each slice of each leaf."""
     found: dict[tuple[int, ...], jax.Array] = {}
     for part, places in zip(parts, stacks, strict=True):
-        axes, over = layout.axes[places[0]], layout.shards[places[0]]
+        axes, over = layout.axes[places[0]], layout.partition[places[0]]
         if len(places) > 1:
             found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
         else:
-            found[places] = whole_slices(combine(part, axis=axes, keepdims=True), axes, over, combine)
+            found[places] = global_slice(combine(part, axis=axes, keepdims=True), axes, over, combine)
     # Not the shapes of the leaves, of which a device may hold a part.
     shapes = {place: found[places].shape[int(len(places) > 1) :] for places in found for place in places}
     return in_groups(found, groups_of([shapes[place] for place in sorted(shapes)]), dtype)
@@ -201,9 +201,9 @@ def _combined(
     if not parts:
         return jnp.zeros(() if layout.form == "scalar" else (0,), dtype)
     if layout.form == "concatenate":
-        each = zip(parts, layout.axes, layout.shards, strict=True)
-        layers = [whole_slices(combine(x, axis=axes, keepdims=True), axes, over, combine) for x, axes, over in each]
-        return jnp.concatenate([whole(layer).reshape(-1) for layer in layers])
+        each = zip(parts, layout.axes, layout.partition, strict=True)
+        layers = [global_slice(combine(x, axis=axes, keepdims=True), axes, over, combine) for x, axes, over in each]
+        return jnp.concatenate([replicate(layer).reshape(-1) for layer in layers])
     over = [layout.over[places[0]] for places in stacks]
     if layout.form == "scalar":
         totals = across_devices([combine(part) for part in parts], over, combine)

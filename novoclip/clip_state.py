@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from novoclip.counting import count_in_a_row, count_up
+from novoclip.counting import count_in_a_row, safe_increment
 from novoclip.furthest import furthest
 from novoclip.leaves import named_leaves
-from novoclip.mesh import across_devices, leaf_axes, shards
+from novoclip.mesh import across_devices, axis_size, leaf_axes
 from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond
 from novoclip.slices import Slices, places_of
@@ -28,7 +28,7 @@ class ClipState(NamedTuple):
       clipped: int32, steps in which any block was.
       nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
         For `per="element"`, these three are `()` unless counting was asked for.
-      memory: the Limit's own.
+      limit_state: the state of the Limit.
       origin: which rule made the state; it holds no array.
       nonfinite_in_a_row: int32, how many of the latest steps in a row were; `()` in a state saved by 0.1.0.
     """
@@ -39,7 +39,7 @@ class ClipState(NamedTuple):
     fraction: Any
     clipped: Any
     nonfinite: Any
-    memory: Any
+    limit_state: Any
     origin: Any = ()
     nonfinite_in_a_row: Any = ()
 
@@ -97,8 +97,8 @@ def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: 
     """Return the state with a step counted in which some of `count` blocks were beyond their limits, or spoilt."""
     return state._replace(
         fraction=(beyond / float(max(count, 1))).astype(state.fraction.dtype),
-        clipped=count_up(state.clipped, beyond > 0),
-        nonfinite=count_up(state.nonfinite, spoilt > 0),
+        clipped=safe_increment(state.clipped, beyond > 0),
+        nonfinite=safe_increment(state.nonfinite, spoilt > 0),
         nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, spoilt > 0),
     )
 
@@ -115,12 +115,12 @@ def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipSta
     leaves = named_leaves(norms)
     over = [leaf_axes(*leaf) for leaf in leaves]
     terms = across_devices(jax.tree.leaves(jax.tree.map(term, norms, limits)), over, jnp.sum)
-    size = sum(leaf.size * shards(axes) for (_, leaf), axes in zip(leaves, over, strict=True))
+    size = sum(leaf.size * axis_size(axes) for (_, leaf), axes in zip(leaves, over, strict=True))
     beyond = sum((part.astype(jnp.float32) for part in terms), jnp.zeros((), jnp.float32))
     finite = jnp.isfinite(beyond)
     return state._replace(
         fraction=jnp.where(finite, beyond / float(max(size, 1)), state.fraction).astype(state.fraction.dtype),
-        clipped=count_up(state.clipped, finite & (beyond > 0.25)),
-        nonfinite=count_up(state.nonfinite, ~finite),
+        clipped=safe_increment(state.clipped, finite & (beyond > 0.25)),
+        nonfinite=safe_increment(state.nonfinite, ~finite),
         nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, ~finite),
     )

@@ -18,10 +18,10 @@ from novoclip.clip_state import (
     start_counts,
     start_norms,
 )
-from novoclip.counting import count_up
+from novoclip.counting import safe_increment
 from novoclip.granularity import PER, resolve_measure
 from novoclip.layout import Layout
-from novoclip.learning import kept_where_not_finite
+from novoclip.learning import freeze_nonfinite
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limits import Limit, name_of
 from novoclip.masks import masked, with_gradients
@@ -53,13 +53,14 @@ def clip(
     Args:
       measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
         norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
-      limit: how large each block may be: `constant(1.0)`, or a rule with a memory. Schedules count every update.
+      limit: how large each block may be: `constant(1.0)`, or one that learns from the norms. Schedules count
+        every update.
       shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
         "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
         blocks too), "drop" (n becomes 0).
       nonfinite: "zero" sets a block whose norm is not finite (or whose limit is NaN, which
-        a schedule may return) to zero and leaves that block's memory as it was; "propagate"
-        passes the block on, and leaves the memory likewise. Per element, an infinity is
+        a schedule may return) to zero and leaves that block's state as it was; "propagate"
+        passes the block on, and does not learn from it. Per element, an infinity is
         clipped like any large number (and counts as not finite where there is no limit).
       count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
         element, where it takes one more pass over the gradients.
@@ -138,14 +139,14 @@ def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool =
       elsewhere: whether the caller counts, in the same state.
     """
     elements = measure.elementwise
-    advance = over_leaves(kept_where_not_finite(limit, elementwise=elements), measure)
+    advance = over_leaves(freeze_nonfinite(limit, elementwise=elements), measure)
     origin = made_by(f"{name_of(limit)} per {measure.name}")
 
     def init(params: optax.Params) -> ClipState:
         norms = norm_shapes(measure, params)
         check_history(limit, norms, params, measure)
-        steps, memory = jnp.zeros((), jnp.int32), advance.init(norms)
-        state = ClipState(steps, (), (), (), (), (), memory, origin)
+        steps, limit_state = jnp.zeros((), jnp.int32), advance.init(norms)
+        state = ClipState(steps, (), (), (), (), (), limit_state, origin)
         state = state if elements else start_norms(state, norms)
         return start_counts(state) if counting else state
 
@@ -161,8 +162,8 @@ def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool =
         known = extra | {"step": state.steps}
         if limit.needs_total and isinstance(norms, Slices):
             known["total"] = _total(norms)
-        limits, memory = advance.update(norms, state.memory, sizes, **known)
-        state = state._replace(steps=count_up(state.steps, jnp.array(True)), memory=memory)
+        limits, limit_state = advance.update(norms, state.limit_state, sizes, **known)
+        state = state._replace(steps=safe_increment(state.steps, jnp.array(True)), limit_state=limit_state)
         if elements:
             limits = rounded_like(limits, updates)
             counted = advance_element_counts(state, norms, limits) if counting else state

@@ -14,14 +14,14 @@ from novoclip.leaves import is_measured
 Counter = Any  # an int32 array, or () where nothing is counted
 
 
-def count_up(counter: jax.Array, condition: jax.Array) -> jax.Array:
+def safe_increment(counter: jax.Array, condition: jax.Array) -> jax.Array:
     """Return the counter, one higher if the condition holds, at most the largest int32."""
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
 def count_in_a_row(counter: Any, condition: jax.Array) -> Any:
     """Return how many steps in a row the condition has held, after one more; () where that is not counted."""
-    return counter if isinstance(counter, tuple) else jnp.where(condition, count_up(counter, condition), 0)
+    return counter if isinstance(counter, tuple) else jnp.where(condition, safe_increment(counter, condition), 0)
 
 
 def start_leaf_counts(params: optax.Params) -> tuple[jax.Array, jax.Array]:
@@ -34,7 +34,7 @@ def advance_leaf_counts(leaf_steps: Counter, leaf_last: Counter, bad: jax.Array,
     """Return both counts after step number `steps`, in which the leaves that `bad` marks were not finite."""
     if isinstance(leaf_steps, tuple):
         return leaf_steps, leaf_last
-    return count_up(leaf_steps, bad), jnp.where(bad, steps, leaf_last)
+    return safe_increment(leaf_steps, bad), jnp.where(bad, steps, leaf_last)
 
 
 def in_place(flags: jax.Array, shown: Any, updates: Any, params: Any, like: Counter) -> jax.Array:

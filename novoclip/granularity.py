@@ -11,7 +11,7 @@ from novoclip.blocks import NORMS
 from novoclip.layout import Layout
 from novoclip.leaves import NamedLeaf, named_leaves
 from novoclip.measure import ELEMENTS, Measure, blocks_of, whole_leaves
-from novoclip.mesh import shards_of
+from novoclip.mesh import partition_of
 from novoclip.paths import check_distinct, is_function
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
@@ -98,7 +98,7 @@ def elements(*, max_copies: int = 64) -> Measure:
     Example:
       >>> import jax.numpy as jnp, novoclip
       >>> rule = novoclip.autoclip(90.0, window=100, per=elements(max_copies=100))
-      >>> print(rule.init(jnp.zeros(3)).memory.history.shape)
+      >>> print(rule.init(jnp.zeros(3)).limit_state.history.shape)
       (3, 100)
     """
     check_integer("max_copies", max_copies, low=1)
@@ -222,8 +222,8 @@ def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs
     axes_of = within_layers(axes_of_layer, layers.at)
 
     def layout(leaves: list[NamedLeaf]) -> Layout:
-        shards = tuple(shards_of(path, leaf, spec.at(path, leaf)) for path, leaf in leaves)
-        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), form, shards=shards)
+        partition = tuple(partition_of(path, leaf, spec.at(path, leaf)) for path, leaf in leaves)
+        return Layout(_each(leaves), tuple(axes_of(*leaf) for leaf in leaves), form, partition=partition)
 
     def check(tree: Any) -> None:
         layers.check(tree)

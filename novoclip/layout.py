@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.mesh import Shards, own_slices, shards
+from novoclip.mesh import Partition, axis_size, local_slice
 from novoclip.platforms import entries, pieces
 from novoclip.ranges import common_dtype
 from novoclip.slices import by_leaf, groups_of, in_groups
@@ -23,14 +23,14 @@ class Layout(NamedTuple):
       form: what the norms become: one "scalar"; a vector with an entry a block ("stack"), or with one for each
         layer of each leaf ("concatenate"); or, for "slices", Slices.
       over: for the first two forms, the mesh axes that each leaf is split over.
-      shards: for the others, the mesh axes that each axis of each leaf is split over.
+      partition: for the others, the mesh axes that each axis of each leaf is split over.
     """
 
     block_of: tuple[int, ...]
     axes: tuple[tuple[int, ...], ...]
     form: str
     over: tuple[tuple[str, ...], ...] = ()
-    shards: tuple[Shards, ...] = ()
+    partition: tuple[Partition, ...] = ()
 
 
 def block_count(layout: Layout) -> int:
@@ -43,7 +43,7 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     dtype = common_dtype(leaves)
     sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]
     if layout.form in ("concatenate", "slices"):
-        along = [shards([name for axis in axes for name in split[axis]]) for axes, split in split_axes(layout)]
+        along = [axis_size([name for axis in axes for name in split[axis]]) for axes, split in split_axes(layout)]
         if layout.form == "slices":
             ones = [(1,) * leaf.ndim for leaf in leaves]
             each = [np.full(shape, max(a * b, 1.0), dtype) for shape, a, b in zip(ones, sizes, along, strict=True)]
@@ -53,13 +53,13 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
         return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
     counts = [0.0] * block_count(layout)  # not integers, which end at 2^31
     for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
-        counts[block] += size * shards(axes)
+        counts[block] += size * axis_size(axes)
     return jnp.asarray(np.maximum(counts, 1.0) if layout.form == "stack" else max([1.0, *counts]), dtype)
 
 
-def split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Shards]]:
+def split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Partition]]:
     """Return for each leaf its axes that are reduced, and the mesh axes that each of its axes is split over."""
-    return list(zip(layout.axes, layout.shards, strict=True))
+    return list(zip(layout.axes, layout.partition, strict=True))
 
 
 def split(values: Any, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
@@ -84,14 +84,14 @@ def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout
         together = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *values)
         parts = [[row[k] for k in range(number)] for row in by_leaf(together)]
     return [
-        [own_slices(part, leaf.shape, over) for part in each]
-        for each, leaf, over in zip(parts, leaves, layout.shards, strict=True)
+        [local_slice(part, leaf.shape, over) for part in each]
+        for each, leaf, over in zip(parts, leaves, layout.partition, strict=True)
     ]
 
 
 def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
     """Return the whole leaves' shapes with 1 in place of each reduced axis."""
     return [
-        tuple(1 if axis in axes else size * shards(over[axis]) for axis, size in enumerate(leaf.shape))
+        tuple(1 if axis in axes else size * axis_size(over[axis]) for axis, size in enumerate(leaf.shape))
         for leaf, (axes, over) in zip(leaves, split_axes(layout), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What a Limit learns from: norms that are finite, in the precision of its memory."""
+"""What a Limit learns from: norms that are finite, in the precision of its state."""
 
 import functools
 from typing import Any
@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.leaves import narrow
-from novoclip.limits import Limit, choose
-from novoclip.mesh import placed_like
+from novoclip.limits import Limit, select_blocks
+from novoclip.mesh import with_sharding_of
 from novoclip.origin import check_state
 from novoclip.ranges import limits_as, no_limit, without_infinity
 
 
-def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
+def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
     """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
 
-    Norms may be wider than the memory, as float64 gradients of float32 parameters are: the
-    Limit sees them in the memory's dtype, and its limits come back in theirs. Those below `floor` count as it.
-    A memory may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
+    Norms may be wider than the state, as float64 gradients of float32 parameters are: the
+    Limit sees them in the dtype of the state, and its limits come back in theirs. Those below `floor` count as it.
+    A state may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
     block remembers is NaN, a limit that is NaN is none. A state that was cast to 16 bits is widened for the update.
     """
 
@@ -29,38 +29,38 @@ def kept_where_not_finite(limit: Limit, *, elementwise: bool, floor: float | Non
     @functools.cache
     def begins_as_nan() -> bool:
         with jax.ensure_compile_time_eval():
-            memory = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
-            known = [array for array in _floating(memory) if not isinstance(array, jax.core.Tracer)]
+            state = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
+            known = [array for array in _floating(state) if not isinstance(array, jax.core.Tracer)]
             return any(bool(jnp.any(jnp.isnan(array))) for array in known)
 
     def init(norms: Any) -> Any:
-        memory = limit.init(norms)
-        for array in jax.tree.leaves(memory):
+        state = limit.init(norms)
+        for array in jax.tree.leaves(state):
             if array.shape[: len(norms.shape)] != norms.shape:
-                msg = f"a Limit's memory must begin with the norms' shape {norms.shape}; got an array of {array.shape}"
+                msg = f"a Limit's state must begin with the norms' shape {norms.shape}; got an array of {array.shape}"
                 raise ValueError(msg)
         # Norms of single numbers lie on the devices of a mesh as the numbers do.
-        return jax.tree.map(lambda array: placed_like(array, norms), memory)
+        return jax.tree.map(lambda array: with_sharding_of(array, norms), state)
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        declared, given = expected(norms.shape), memory
-        check_state(memory, declared, limit.name)
-        memory = without_infinity(jax.tree.map(_widened, memory, declared))
-        seen = norms.astype(_dtype_of(memory, norms.dtype))
+    def update(norms: Any, state: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        declared, given = expected(norms.shape), state
+        check_state(state, declared, limit.name)
+        state = without_infinity(jax.tree.map(_widened, state, declared))
+        seen = norms.astype(_dtype_of(state, norms.dtype))
         finite = jnp.isfinite(seen)
-        limits, learned = limit.update(jnp.where(finite, seen, 0), memory, param_norms, **extra)
-        jax.tree.map(_check_unchanged, memory, learned)
+        limits, learned = limit.update(jnp.where(finite, seen, 0), state, param_norms, **extra)
+        jax.tree.map(_check_unchanged, state, learned)
         if begins_as_nan():
-            limits = jnp.where((_missing(memory, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
+            limits = jnp.where((_missing(state, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
             # Each array by itself: XLA would write out what all of them have in common.
-            learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, memory)
+            learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, state)
         else:
-            spoilt = _missing(learned, norms) > (_missing(memory, norms) if begins_as_nan() else 0)
+            spoilt = _missing(learned, norms) > (_missing(state, norms) if begins_as_nan() else 0)
             known = known & ~spoilt
         limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
-        kept = choose(known, learned, memory)
+        kept = select_blocks(known, learned, state)
         return limits_as(limits, norms.dtype), jax.tree.map(_as_given, kept, given)
 
     return limit._replace(init=init, update=update)
@@ -77,24 +77,24 @@ def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
     return array if array.dtype == given.dtype else narrow(array, given.dtype)
 
 
-def _floating(memory: Any) -> list[jax.Array]:
-    return [array for array in jax.tree.leaves(memory) if jnp.issubdtype(array.dtype, jnp.floating)]
+def _floating(state: Any) -> list[jax.Array]:
+    return [array for array in jax.tree.leaves(state) if jnp.issubdtype(array.dtype, jnp.floating)]
 
 
-def _missing(memory: Any, norms: jax.Array) -> jax.Array:
-    """Return how many elements of each block's memory are NaN."""
+def _missing(state: Any, norms: jax.Array) -> jax.Array:
+    """Return how many elements of each block's state are NaN."""
     missing = jnp.zeros(norms.shape, jnp.int32)
-    for array in _floating(memory):
+    for array in _floating(state):
         missing = missing + jnp.sum(jnp.isnan(array), axis=tuple(range(norms.ndim, array.ndim)), dtype=jnp.int32)
     return missing
 
 
-def _dtype_of(memory: Any, otherwise: Any) -> Any:
-    floating = _floating(memory)
+def _dtype_of(state: Any, otherwise: Any) -> Any:
+    floating = _floating(state)
     return floating[0].dtype if floating else otherwise
 
 
 def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
-        msg = f"a Limit's memory changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
+        msg = f"a Limit's state changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
         raise ValueError(msg)

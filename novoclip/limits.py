@@ -1,4 +1,4 @@
-"""Limits: how large each block may be at this step, from the norms and a memory of them."""
+"""Limits: how large each block may be at this step, from the norms and what was learned from them."""
 
 from collections.abc import Callable
 import functools
@@ -13,7 +13,7 @@ from novoclip.mesh import broadcast_like
 UNNAMED = "a Limit"
 NO_TRANSFORM = (
     "a Limit is one part of a rule, not a transform: in optax.chain write novoclip.clip('tree', limit) in its place. "
-    "Called by itself, it takes norms and step=, as in limit.update(norms, memory, step=step)"
+    "Called by itself, it takes norms and step=, as in limit.update(norms, state, step=step)"
 )
 
 
@@ -21,9 +21,9 @@ class LimitUpdate(Protocol):
     """The second function of a Limit."""
 
     def __call__(
-        self, norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+        self, norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, Any]:
-        """Return (limits, memory)."""
+        """Return (limits, state)."""
         ...
 
 
@@ -39,16 +39,16 @@ class Limit(NamedTuple):
     that learns from it may hold the block near 0 for good.
 
     Attributes:
-      init: `init(norms) -> memory`, from a ShapeDtypeStruct. Each array of the memory begins
-        with the norms' shape, so that one block's memory can stand still while the others move
+      init: `init(norms) -> state`, from a ShapeDtypeStruct. Each array of the state begins
+        with the norms' shape, so that one block's state can stand still while the others move
         on, and a PartitionSpec of the norms fits it: a history of norms is `(*norms.shape, window)`.
-      update: `update(norms, memory, param_norms, /, *, step, **extra) -> (limits, memory)`.
+      update: `update(norms, state, param_norms, /, *, step, **extra) -> (limits, state)`.
         `step` is an int32 scalar that counts from 0; `extra` is what else the caller gave
         to the transform's `update`. A limit below 0 counts as 0; a block whose limit is NaN
         is treated as one whose norm is not finite.
       needs_params: whether `param_norms`, norms of the same blocks of the parameters, are
         to be measured; they are None otherwise.
-      name: what error messages call it, with what its memory depends on: a state made under another is refused.
+      name: what error messages call it, with what its state depends on: a state made under another is refused.
       signed: whether it also works for negative numbers, such as losses.
       needs_total: whether `update` is to be given `total=`, the Euclidean norm of the norms of all blocks, where
         it sees those of one leaf at a time, as with `per="unit"`.
@@ -82,10 +82,10 @@ def make_limit(
             raise TypeError(NO_TRANSFORM)
         return init(norms)
 
-    def at_a_step(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+    def at_a_step(norms: Any, state: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         if "step" not in extra:
             raise TypeError(NO_TRANSFORM)
-        return update(norms, memory, param_norms, **extra)
+        return update(norms, state, param_norms, **extra)
 
     return Limit(of_norms, at_a_step, needs_params, name, signed, needs_total)
 
@@ -100,7 +100,7 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
       name: what error messages call the value.
 
     Returns:
-      A Limit without memory.
+      A Limit without state.
 
     Raises:
       TypeError: if `value` is neither a real number, an array nor a function.
@@ -114,11 +114,9 @@ def constant(value: Schedulable, *, name: str = "value") -> Limit:
     """
     check_number(name, value)
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del param_norms, extra
-        return value_at(value, step, norms, name), memory
+        return value_at(value, step, norms, name), state
 
     return make_limit(lambda _: (), update, name="constant", signed=True)
 
@@ -132,7 +130,7 @@ def tighter(*limits: Limit) -> Limit:
       limits: two Limits or more.
 
     Returns:
-      A Limit whose memory is a tuple of theirs.
+      A Limit whose state is a tuple of theirs.
 
     Raises:
       TypeError: if one is no Limit.
@@ -152,8 +150,8 @@ def tighter(*limits: Limit) -> Limit:
         msg = f"limits must be two or more; got {len(limits)}"
         raise ValueError(msg)
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
-        results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, memory, strict=True)]
+    def update(norms: Any, state: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+        results = [limit.update(norms, part, param_norms, **extra) for limit, part in zip(limits, state, strict=True)]
         return functools.reduce(jnp.minimum, [bound for bound, _ in results]), tuple(part for _, part in results)
 
     return make_limit(
@@ -174,8 +172,8 @@ def name_of(limit: Limit) -> str:
     return f"{UNNAMED} ({getattr(limit.update, '__module__', '')}.{name})"
 
 
-def choose(condition: jax.Array, new: Any, old: Any) -> Any:
-    """Return the memory that is `new` for the blocks where the condition holds, else `old`."""
+def select_blocks(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Return the state that is `new` for the blocks where the condition holds, else `old`."""
 
     def each(a: jax.Array, b: jax.Array) -> jax.Array:
         blocks = jnp.expand_dims(condition, tuple(range(condition.ndim, b.ndim)))

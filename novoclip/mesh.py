@@ -16,10 +16,10 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-Shards = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is split over
+Partition = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is split over
 MeshAxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is split over
 
-_said: contextvars.ContextVar[tuple[MeshAxesOf, ...]] = contextvars.ContextVar("said", default=())
+_declared: contextvars.ContextVar[tuple[MeshAxesOf, ...]] = contextvars.ContextVar("said", default=())
 
 
 def varying_axes(array: Any) -> tuple[str, ...]:
@@ -30,19 +30,19 @@ def varying_axes(array: Any) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def said_to_vary(axes_of: MeshAxesOf) -> Iterator[None]:
+def declared_varying(axes_of: MeshAxesOf) -> Iterator[None]:
     """Within this context leaves also count as varying over the mesh axes that a function names."""
-    token = _said.set((*_said.get(), axes_of))
+    token = _declared.set((*_declared.get(), axes_of))
     try:
         yield
     finally:
-        _said.reset(token)
+        _declared.reset(token)
 
 
 def leaf_axes(name: str, leaf: Any) -> tuple[str, ...]:
-    """Return the mesh axes that a leaf varies over, by its type or by what was said."""
-    said = (axis for axes_of in _said.get() for axis in axes_of(name, leaf))
-    return tuple(sorted({*varying_axes(leaf), *said}))
+    """Return the mesh axes that a leaf varies over, by its type or as declared."""
+    declared = (axis for axes_of in _declared.get() for axis in axes_of(name, leaf))
+    return tuple(sorted({*varying_axes(leaf), *declared}))
 
 
 def vary(array: jax.Array, like: Any) -> jax.Array:
@@ -54,7 +54,7 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
     return names.pcast(array, axes, to="varying") if hasattr(names, "pcast") else names.pvary(array, axes)
 
 
-def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
+def with_sharding_of(array: jax.Array, leaf: Any) -> jax.Array:
     """Return an array, whose first axes are those of a leaf, varying and split over devices as the leaf is."""
     array = vary(array, leaf)
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
@@ -69,10 +69,10 @@ def placed_like(array: jax.Array, leaf: Any) -> jax.Array:
 
 def broadcast_like(array: jax.Array, leaf: Any) -> jax.Array:
     """Return an array broadcast to a leaf's shape, placed as the leaf is, as a choice between leaves needs it."""
-    return placed_like(jnp.broadcast_to(array, leaf.shape), leaf)
+    return with_sharding_of(jnp.broadcast_to(array, leaf.shape), leaf)
 
 
-def whole(array: jax.Array) -> jax.Array:
+def replicate(array: jax.Array) -> jax.Array:
     """Return the array on every device as a whole, where explicit axis types say that it is split."""
     sharding = jax.typeof(array).sharding
     split = any(sharding.spec)
@@ -81,9 +81,9 @@ def whole(array: jax.Array) -> jax.Array:
 
 def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any = None) -> jax.Array:
     """Return the zeros that a ShapeDtypeStruct describes, made where they belong."""
-    place = shape.sharding if _is_placed(shape) else None
-    zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=place)
-    return placed_like(zeros, shape)
+    sharding = shape.sharding if _is_placed(shape) else None
+    zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=sharding)
+    return with_sharding_of(zeros, shape)
 
 
 def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -131,7 +131,7 @@ def _is_placed(leaf: Any) -> bool:
     return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
 
 
-def shards(axes: Sequence[str]) -> int:
+def axis_size(axes: Sequence[str]) -> int:
     """Return how many devices lie along these mesh axes."""
     return math.prod(lax.psum(1, axis) for axis in axes)
 
@@ -144,16 +144,16 @@ def across_devices(
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, axes in enumerate(over):
         alike.setdefault(axes, []).append(i)
-    whole = list(parts)
+    combined = list(parts)
     for axes, members in alike.items():
         if axes:
             together = collective(jnp.stack([parts[i] for i in members]), axes)
-            for place, i in enumerate(members):
-                whole[i] = together[place]
-    return whole
+            for position, i in enumerate(members):
+                combined[i] = together[position]
+    return combined
 
 
-def shards_of(name: str, leaf: Any, spec: Any) -> Shards:
+def partition_of(name: str, leaf: Any, spec: Any) -> Partition:
     """Return the mesh axes that each axis of a leaf is split over, by its PartitionSpec.
 
     Raises:
@@ -172,7 +172,9 @@ def shards_of(name: str, leaf: Any, spec: Any) -> Shards:
     return tuple(tuple(axis for axis in axes if axis in varying) for axes in names)
 
 
-def whole_slices(part: jax.Array, axes: Sequence[int], split: Shards, combine: Callable[..., jax.Array]) -> jax.Array:
+def global_slice(
+    part: jax.Array, axes: Sequence[int], split: Partition, combine: Callable[..., jax.Array]
+) -> jax.Array:
     """Return what is left of a leaf when `axes` were combined, for the whole leaf: each device holds a part of it."""
     reduced = tuple(name for axis in axes for name in split[axis])
     if reduced:
@@ -180,29 +182,29 @@ def whole_slices(part: jax.Array, axes: Sequence[int], split: Shards, combine: C
     kept = [(axis, names) for axis, names in enumerate(split) if names and axis not in axes]
     if not kept:
         return part
-    whole = jnp.zeros(_whole_shape(part.shape, axes, split), part.dtype)
+    full = jnp.zeros(_whole_shape(part.shape, axes, split), part.dtype)
     start: list[int | jax.Array] = [0] * part.ndim
     for axis, names in kept:
-        start[axis] = _place(names) * part.shape[axis]
+        start[axis] = _shard_index(names) * part.shape[axis]
     # A sum with zeros, and not a gather, whose result is typed as varying.
-    placed = lax.dynamic_update_slice(vary(whole, part), part, start)
+    placed = lax.dynamic_update_slice(vary(full, part), part, start)
     return lax.psum(placed, tuple(name for _, names in kept for name in names))
 
 
-def own_slices(values: jax.Array, shape: Sequence[int], split: Shards) -> jax.Array:
+def local_slice(values: jax.Array, shape: Sequence[int], split: Partition) -> jax.Array:
     """Return this device's part, of the given shape, of slices of the whole leaf."""
     for axis, names in enumerate(split):
         if names and values.shape[axis] > 1:
-            values = lax.dynamic_slice_in_dim(values, _place(names) * shape[axis], shape[axis], axis)
+            values = lax.dynamic_slice_in_dim(values, _shard_index(names) * shape[axis], shape[axis], axis)
     return values
 
 
-def _whole_shape(shape: Sequence[int], axes: Sequence[int], split: Shards) -> tuple[int, ...]:
-    return tuple(size if axis in axes else size * shards(split[axis]) for axis, size in enumerate(shape))
+def _whole_shape(shape: Sequence[int], axes: Sequence[int], split: Partition) -> tuple[int, ...]:
+    return tuple(size if axis in axes else size * axis_size(split[axis]) for axis, size in enumerate(shape))
 
 
-def _place(names: Sequence[str]) -> jax.Array:
-    place = jnp.zeros((), jnp.int32)
+def _shard_index(names: Sequence[str]) -> jax.Array:
+    index = jnp.zeros((), jnp.int32)
     for name in names:
-        place = place * lax.psum(1, name) + lax.axis_index(name)
-    return place
+        index = index * lax.psum(1, name) + lax.axis_index(name)
+    return index

@@ -1,4 +1,4 @@
-"""Limits per element: a memory for each leaf, whose size is known before any of it is used."""
+"""Limits per element: a state for each leaf, whose size is known before any of it is used."""
 
 import math
 from typing import Any
@@ -17,22 +17,20 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB")
 def over_leaves(limit: Limit, measure: Measure) -> Limit:
     """Return the Limit that applies another to each array of norms, of which a Measure may give one or a tree.
 
-    Its memory holds, for each array of the other's memory, one tree like that of the norms: per element one like the
+    Its state holds, for each array of the other's state, one tree like that of the norms: per element one like the
     parameters, which is what sharding and checkpointing tools look for.
 
     Raises:
       ValueError: in `init`, if it would keep more copies of a tree of single numbers than the Measure allows.
     """
-    memory_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
+    state_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
 
-    def regroup(memories: list[Any], outer: Any) -> Any:
-        columns = zip(*(memory_tree.flatten_up_to(memory) for memory in memories), strict=True)
+    def regroup(states: list[Any], outer: Any) -> Any:
+        columns = zip(*(state_tree.flatten_up_to(state) for state in states), strict=True)
         trees = (
-            [outer.unflatten(column) for column in columns]
-            if memories
-            else [outer.unflatten([])] * memory_tree.num_leaves
+            [outer.unflatten(column) for column in columns] if states else [outer.unflatten([])] * state_tree.num_leaves
         )
-        return memory_tree.unflatten(trees)
+        return state_tree.unflatten(trees)
 
     def init(norms: Any) -> Any:
         if measure.elementwise:
@@ -41,17 +39,17 @@ def over_leaves(limit: Limit, measure: Measure) -> Limit:
         outer: Any = jax.tree.structure(norms)
         return regroup([limit.init(leaf) for leaf in leaves], outer)
 
-    def update(norms: Any, memory: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(norms)
         outer: Any = jax.tree.structure(norms)
         try:
-            columns = [outer.flatten_up_to(tree) for tree in memory_tree.flatten_up_to(memory)]
+            columns = [outer.flatten_up_to(tree) for tree in state_tree.flatten_up_to(state)]
         except ValueError as error:
             msg = f"the state does not fit {limit.name} per {measure.name}, or the gradients given to update: {error}"
             raise ValueError(msg) from error
-        memories = [memory_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
+        states = [state_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
-        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, memories, sizes, strict=True)]
+        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, states, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
     return limit._replace(init=init, update=update)

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.mesh import placed_like, vary
+from novoclip.mesh import vary, with_sharding_of
 
 ROW = 64
 LARGE = 2**24  # numbers of a matrix whose rows are summed in blocks
@@ -158,7 +158,7 @@ def first_enough(
             return pass_index + 1, done | (pass_index == 0) & is_enough(found), totals
 
         def empty(total: Any) -> jax.Array:
-            return jnp.stack([placed_like(jnp.zeros(total.shape, total.dtype), total)] * len(scales))
+            return jnp.stack([with_sharding_of(jnp.zeros(total.shape, total.dtype), total)] * len(scales))
 
         totals = jax.tree.map(empty, jax.eval_shape(lambda: sums(leaves, scales[0])))
         return lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), totals))[2]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.alike import in_order
-from novoclip.mesh import whole
+from novoclip.mesh import replicate
 from novoclip.origin import made_by, text_of
 from novoclip.platforms import entries
 
@@ -75,4 +75,4 @@ def _stacked(values: Mapping[tuple[int, ...], jax.Array], places: Sequence[int])
     members = [stack for stack in values if stack[0] in own]
     parts = [values[stack] if len(stack) > 1 else values[stack][None] for stack in members]
     splits = {str(jax.typeof(part).sharding.spec) for part in parts}
-    return in_order(parts if len(splits) == 1 else [whole(part) for part in parts], members)
+    return in_order(parts if len(splits) == 1 else [replicate(part) for part in parts], members)

@@ -14,6 +14,12 @@ from novoclip.slices import Slices, places_of
 
 # Counters that novoclip 0.1.0 did not have. They decide nothing.
 ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row")
+# Fields of novoclip 0.1.0, and what they are called now.
+RENAMED = {
+    "memory": ("limit_state", "moments"),
+    "norm_memory": ("norm_limit_state",),
+    "value_memory": ("value_limit_state",),
+}
 
 
 def upgrade_state(restored: Any, state: Any) -> Any:
@@ -43,7 +49,9 @@ def upgrade_state(restored: Any, state: Any) -> Any:
       7 0
     """
     expected = leaves_with_paths(state)
-    saved = _in_groups({path.keys: leaf for path, leaf in leaves_with_paths(restored)}, state)
+    names = {path.keys for path, _ in leaves_with_paths(state, is_leaf=lambda node: isinstance(node, Slices))}
+    saved = {_renamed(path.keys, names): leaf for path, leaf in leaves_with_paths(restored)}
+    saved = _in_groups(saved, state)
     by_unit = _shown_by_unit(state)
     missing = [path for path, _ in expected if path.keys not in saved and path.keys[-1] not in ADDED]
     known = {path.keys for path, _ in expected}
@@ -70,6 +78,12 @@ def upgrade_state(restored: Any, state: Any) -> Any:
         return jnp.asarray(leaf, own.dtype)
 
     return jax.tree.unflatten(jax.tree.structure(state), [converted(path, own) for path, own in expected])
+
+
+def _renamed(keys: Any, names: set[Any]) -> Any:
+    """Return the path of an array of 0.1.0 under the names that this version has, if `names` holds that path."""
+    places = [[key, *RENAMED.get(key, ())] for key in keys]
+    return next((path for path in itertools.product(*places) if path in names), keys)
 
 
 def _in_groups(saved: dict[Any, Any], state: Any) -> dict[Any, Any]:

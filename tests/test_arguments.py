@@ -173,8 +173,8 @@ def test_groups_and_units_name_what_is_wrong():
         novoclip.clip_by_norm(1.0, per=novoclip.units(0), norm="l1")
 
 
-def test_a_limit_whose_memory_does_not_begin_with_the_blocks_is_refused():
-    shared = novoclip.Limit(lambda norms: jnp.zeros(()), lambda norms, memory, params=None, **extra: (norms, memory))
+def test_a_limit_whose_state_does_not_begin_with_the_blocks_is_refused():
+    shared = novoclip.Limit(lambda norms: jnp.zeros(()), lambda norms, state, params=None, **extra: (norms, state))
     with pytest.raises(ValueError, match="must begin with the norms' shape"):
         novoclip.clip("tensor", shared).init({"a": jnp.ones(2), "b": jnp.ones(2)})
 
@@ -190,7 +190,7 @@ def test_rules_with_a_norm_of_their_own_refuse_blocks_that_have_no_other(rule):
 
 
 def test_a_limit_that_needs_parameters_says_so():
-    relative = novoclip.Limit(lambda norms: (), lambda norms, memory, sizes=None, **extra: (0.1 * sizes, memory), True)
+    relative = novoclip.Limit(lambda norms: (), lambda norms, state, sizes=None, **extra: (0.1 * sizes, state), True)
     rule = novoclip.clip("tensor", relative)
     params = {"w": jnp.array([3.0, 4.0])}
     updates, _ = rule.update(params, rule.init(params), params)
@@ -244,7 +244,7 @@ LONG = {
     ),
     "a Limit of one's own": lambda per: novoclip.clip(
         novoclip.resolve_measure(per),
-        novoclip.Limit(lambda n: jnp.zeros((*n.shape, 99), jnp.int32), lambda n, memory, p=None, **extra: (n, memory)),
+        novoclip.Limit(lambda n: jnp.zeros((*n.shape, 99), jnp.int32), lambda n, state, p=None, **extra: (n, state)),
     ),
 }
 
@@ -261,8 +261,8 @@ def test_more_than_64_copies_of_the_parameters_are_asked_for(name):
 
 def test_the_size_of_a_history_per_element_is_estimated_right():
     rule = novoclip.autoclip(window=65, per=novoclip.elements(max_copies=65))
-    memory = rule.init(jnp.zeros(1000)).memory
-    size = sum(array.nbytes for array in jax.tree.leaves(memory))
+    state = rule.init(jnp.zeros(1000)).limit_state
+    size = sum(array.nbytes for array in jax.tree.leaves(state))
     with pytest.raises(ValueError, match=f"65 copies of the parameters here, {size / 1000:.3g} kB for 1000 elements"):
         novoclip.autoclip(window=65, per="element").init(jnp.zeros(1000))
     for make in (novoclip.autoclip, novoclip.clip_by_deviation):

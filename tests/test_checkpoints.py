@@ -177,10 +177,12 @@ BY_UNIT = {"agc": "", "chain": "[1]", "record": "", "zclip": ""}
 def as_in_0_1_0(name, leaves):
     """Arrays by their paths in a state as 0.1.0 had them, without what is shown of units."""
     found = {}
-    for path, leaf in leaves.items():
+    for new, leaf in leaves.items():
+        path = re.sub(r"\b(limit_state|moments)\b", "memory", new)
+        path = re.sub(r"\b(norm|value)_limit_state\b", r"\1_memory", path)
         if not (SHOWN.search(path) and path.startswith(BY_UNIT.get(name, "none"))):
             found.setdefault(REMEMBERED.sub(r"\1", path), []).append(leaf)
-    return {path: x[0] if path in leaves else np.concatenate(list(map(np.ravel, x))) for path, x in found.items()}
+    return {path: x[0] if len(x) == 1 else np.concatenate(list(map(np.ravel, x))) for path, x in found.items()}
 
 
 def assert_saved(arrays, kind, leaves, added=()):
@@ -212,7 +214,7 @@ def test_a_history_of_all_units_is_given_to_their_leaves():
     saved["memory"] = {"history": history, "slot": np.full(7, 2, np.int32)}
     loaded = novoclip.upgrade_state(saved, state)
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
-    of_a_and_c, of_b = loaded.memory.history.arrays
+    of_a_and_c, of_b = loaded.limit_state.history.arrays
     np.testing.assert_array_equal(of_a_and_c, [history[None, :3], history[None, 4:]])
     np.testing.assert_array_equal(of_b, [history[3:4]])
     rule.update(params, loaded)
@@ -275,9 +277,9 @@ def test_what_is_no_state_of_the_optimizer_is_not_upgraded():
     params = {"w": jnp.ones(2)}
     state = novoclip.skip_spikes(novoclip.adam(0.1)).init(params)
     other = novoclip.skip_spikes(novoclip.adam(0.1), novoclip.deviations_of_history()).init(params)
-    with pytest.raises(ValueError, match=r"it lacks 'norm_memory/history', .*, and has 'norm_memory/mean'"):
+    with pytest.raises(ValueError, match=r"it lacks 'norm_limit_state/history', .*, and has 'norm_limit_state/mean'"):
         novoclip.upgrade_state(state, other)
-    with pytest.raises(ValueError, match=r"shape \(2,\) at 'inner/memory/mu/w', and this optimizer \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(2,\) at 'inner/moments/mu/w', and this optimizer \(3,\)"):
         novoclip.upgrade_state(state, jax.tree.map(lambda x: jnp.ones(3) if x.shape == (2,) else x, state))
 
 

@@ -83,13 +83,13 @@ def second_moments(clip):
     def run(b2, k):
         rule = novoclip.scale_by_rmsprop(lambda step: b2)
         state = rule.init(jnp.zeros(()))
-        settled = state._replace(memory=state.memory._replace(root=jnp.ones(())))
+        settled = state._replace(moments=state.moments._replace(root=jnp.ones(())))
 
         def step(carry, gradient):
             outer, inner = carry
             clipped, outer = clip.update(gradient, outer)
             _, inner = rule.update(clipped, inner)
-            return (outer, inner), inner.memory.root**2
+            return (outer, inner), inner.moments.root**2
 
         gradients = jnp.ones(4000).at[0].set(k)
         return jax.lax.scan(step, (clip.init(jnp.zeros(())), settled), gradients)[1]

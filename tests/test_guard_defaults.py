@@ -63,11 +63,11 @@ def test_a_warm_up_of_the_running_mean_learns_and_does_not_limit():
         expected.append(bound if number >= 7 else np.inf)
         mean += max(0.1, 1 / (number + 1)) * (min(norm, bound) - mean)
 
-    def step(memory, norm):
-        bound, memory = limit.update(norm, memory, step=jnp.int32(0))
-        return memory, bound
+    def step(state, norm):
+        bound, state = limit.update(norm, state, step=jnp.int32(0))
+        return state, bound
 
-    memory = limit.init(jnp.zeros(()))
-    np.testing.assert_allclose(jax.lax.scan(step, memory, jnp.float32(norms))[1], expected, rtol=1e-5)
+    state = limit.init(jnp.zeros(()))
+    np.testing.assert_allclose(jax.lax.scan(step, state, jnp.float32(norms))[1], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="warmup must be an integer of at least 1"):
         novoclip.running_mean(warmup=0)

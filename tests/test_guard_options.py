@@ -148,7 +148,7 @@ def test_losses_of_zero_are_losses():
 
 
 def test_limits_that_only_work_for_norms_are_refused_for_the_loss():
-    own = novoclip.Limit(lambda norms: (), lambda norms, memory, *_, **extra: (2 * norms, memory))
+    own = novoclip.Limit(lambda norms: (), lambda norms, state, *_, **extra: (2 * norms, state))
     for wrong in (
         novoclip.running_mean(3.0),
         novoclip.running_quantile(0.99),

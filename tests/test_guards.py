@@ -38,7 +38,7 @@ def scanned(optimizer, sizes, values=None):
 
     def step(state, pair):
         updates, state = optimizer.update(pair[0][None], state, **({} if values is None else {"value": pair[1]}))
-        return state, (-updates[0], state._replace(inner=(), norm_memory=(), value_memory=()))
+        return state, (-updates[0], state._replace(inner=(), norm_limit_state=(), value_limit_state=()))
 
     return lax.scan(step, optimizer.init(sizes[:1]), (sizes, sizes if values is None else values))[1]
 

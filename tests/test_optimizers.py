@@ -260,9 +260,9 @@ def test_second_moments_move_in_16_bits(dtype):
         update, state = jax.jit(transform.update), transform.init(gradient)
         for _ in range(2000):
             _, state = update(gradient, state)
-        memory = state.memory.adam if name == "amsgrad" else state.memory
-        assert memory.root.dtype == jnp.float32
-        np.testing.assert_allclose(memory.root, np.sqrt(1 - 0.999**2000), rtol=1e-4)
+        moments = state.moments.adam if name == "amsgrad" else state.moments
+        assert moments.root.dtype == jnp.float32
+        np.testing.assert_allclose(moments.root, np.sqrt(1 - 0.999**2000), rtol=1e-4)
     theirs = optax.scale_by_adam()
     update, state = jax.jit(theirs.update), theirs.init(gradient)
     for _ in range(2000):
@@ -272,8 +272,8 @@ def test_second_moments_move_in_16_bits(dtype):
 
 def test_moments_take_the_dtype_that_is_asked_for():
     state = novoclip.adam(0.1, mu_dtype="bfloat16", nu_dtype=jnp.float16).init(jnp.ones(2))
-    assert state.memory.mu.dtype == jnp.bfloat16
-    assert state.memory.root.dtype == jnp.float16
+    assert state.moments.mu.dtype == jnp.bfloat16
+    assert state.moments.root.dtype == jnp.float16
     with pytest.raises(TypeError, match="mu_dtype must be a floating dtype"):
         novoclip.adam(0.1, mu_dtype="int32")
 
@@ -329,7 +329,7 @@ def test_a_proportional_limit_near_the_largest_number_is_in_range():
         spike = np.where(np.arange(gradient.size) == 0, 100 * gradient, gradient)
         _, state = jax.jit(transform.update)(spike, state)
         # 0.1 of the spike, which is clipped to 3, and of 0.9 of what came before.
-        np.testing.assert_allclose(state.memory.mu[0] / size, 0.9 * 0.1 + 0.1 * 3, rtol=1e-5)
+        np.testing.assert_allclose(state.moments.mu[0] / size, 0.9 * 0.1 + 0.1 * 3, rtol=1e-5)
 
 
 SURVIVORS = ["sgd", "adagrad", "adam", "novograd", "novoclip", "spam"]
@@ -422,7 +422,7 @@ def test_long_sums_keep_their_small_terms():
         return transform.update(gradient[None], state)[1], None
 
     state, _ = jax.lax.scan(step, transform.init(jnp.zeros(1)), gradients)
-    np.testing.assert_allclose(state.memory.root[0], np.linalg.norm(np.asarray(gradients, np.float64)), rtol=1e-4)
+    np.testing.assert_allclose(state.moments.root[0], np.linalg.norm(np.asarray(gradients, np.float64)), rtol=1e-4)
 
 
 def test_a_mask_of_novograd_sees_the_parameters_as_they_are():

@@ -170,12 +170,12 @@ def test_a_state_may_begin_as_nan(per, first):
 
 @pytest.mark.parametrize("per", ["tree", "element"])
 def test_a_state_that_becomes_nan_is_not_learned(per):
-    def spoilt(norms, memory, param_norms=None, *, step, **extra):
-        return jnp.full_like(norms, 5.0), jnp.where(norms > 10, jnp.nan, memory + norms)
+    def spoilt(norms, state, param_norms=None, *, step, **extra):
+        return jnp.full_like(norms, 5.0), jnp.where(norms > 10, jnp.nan, state + norms)
 
     rule = novoclip.clip(per, novoclip.Limit(lambda norms: jnp.zeros(norms.shape, norms.dtype), spoilt))
     state = rule.init(jnp.zeros(()))
     for size in (1.0, 2.0, 100.0, 4.0):
         updates, state = rule.update(jnp.float32(size), state)
-    np.testing.assert_array_equal(state.memory, 7.0)
+    np.testing.assert_array_equal(state.limit_state, 7.0)
     np.testing.assert_array_equal(updates, 4.0)

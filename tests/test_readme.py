@@ -46,8 +46,8 @@ def each_line_has_its_blocks(code, names):
     states = [jax.eval_shape(rule.init, params) for rule in found]
     assert [getattr(state.norms, "shape", None) for state in states] == [(), (3,), (3,), None, (2,)]
     # "a/w" has two units, and "a/b" and "c/w" one each.
-    assert sum(np.prod(slot.shape, dtype=int) for slot in jax.tree.leaves(states[2].memory.slot)) == 4
-    assert jax.tree.leaves(states[3].memory)[-1].shape[:1] in ((4,), (3,))
+    assert sum(np.prod(slot.shape, dtype=int) for slot in jax.tree.leaves(states[2].limit_state.slot)) == 4
+    assert jax.tree.leaves(states[3].limit_state)[-1].shape[:1] in ((4,), (3,))
 
 
 def the_head_is_excluded_and_the_tighter_limit_holds(code, names):

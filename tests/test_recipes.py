@@ -77,9 +77,9 @@ def test_a_history_per_element_is_split_but_for_its_window(mesh):
     place = {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()}
     state = optax.tree_map_params(rule, jax.device_put, rule.init(params), place)
     expected = NamedSharding(mesh, P("data", "model", None))
-    assert state.memory.history["kernel"].sharding.is_equivalent_to(expected, 3)
+    assert state.limit_state.history["kernel"].sharding.is_equivalent_to(expected, 3)
     updates, after = jax.jit(rule.update)(jax.device_put(params, place), state)
-    assert after.memory.history["kernel"].sharding.is_equivalent_to(expected, 3)
+    assert after.limit_state.history["kernel"].sharding.is_equivalent_to(expected, 3)
     jax.tree.map(np.testing.assert_array_equal, updates, params)
 
 

@@ -150,7 +150,7 @@ def test_a_schedule_that_gives_nan_is_counted_and_gives_zeros():
         assert not np.any(updates)
         assert int(after.nonfinite) == 1
         assert int(after.clipped) == int(state.clipped)
-        jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+        jax.tree.map(np.testing.assert_array_equal, after.limit_state, state.limit_state)
         updates, _ = rule.update(jnp.array([0.3, 0.4]), after)
         assert np.all(np.asarray(updates) > 0)
 
@@ -165,13 +165,13 @@ def test_a_decay_that_is_nan_teaches_nothing():
         state = rule.init(jnp.zeros(2))
         _, state = rule.update(jnp.array([0.3, 0.4]), state)
         _, after = rule.update(jnp.array([0.3, 0.4]), state)
-        for name in set(state.memory._fields) - {"seen"}:
-            np.testing.assert_allclose(getattr(after.memory, name), getattr(state.memory, name), rtol=1e-6)
+        for name in set(state.limit_state._fields) - {"seen"}:
+            np.testing.assert_allclose(getattr(after.limit_state, name), getattr(state.limit_state, name), rtol=1e-6)
 
 
 def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
     rule = novoclip.autoclip()
-    extra = {"norms": 1, "memory": 2, "param_norms": 3, "step": 4}
+    extra = {"norms": 1, "state": 2, "param_norms": 3, "step": 4}
     updates, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), None, **extra)
     np.testing.assert_array_equal(updates, 1)
     assert int(state.steps) == 1
@@ -262,7 +262,7 @@ def test_any_real_number_is_a_threshold():
 
 
 def test_parameters_of_other_blocks_are_refused():
-    relative = novoclip.Limit(lambda norms: (), lambda norms, memory, sizes=None, **extra: (sizes, memory), True)
+    relative = novoclip.Limit(lambda norms: (), lambda norms, state, sizes=None, **extra: (sizes, state), True)
     gradients = {"a": jnp.ones(2), "b": jnp.ones(3)}
     rule = novoclip.clip("tensor", relative)
     with pytest.raises(ValueError, match="params must have the structure of the updates"):

@@ -29,13 +29,13 @@ def test_examples_of_zeros_do_not_stop_a_history_that_wraps():
     rule = novoclip.per_example(novoclip.autoclip(50.0, window=3))
     batches = [jnp.array([[float(v)], [0.0]]) for v in range(1, 9)]
     _, state = run(rule, batches, jnp.zeros(1))
-    np.testing.assert_array_equal(np.sort(state.memory.history), [6, 7, 8])
+    np.testing.assert_array_equal(np.sort(state.limit_state.history), [6, 7, 8])
 
 
 def test_examples_that_are_as_usual_count_in_the_mean():
     rule = novoclip.per_example(novoclip.clip_by_running_mean(2.0))
     _, state = run(rule, [jnp.ones((4, 1)), jnp.array([[1.0], [1.0], [1.0], [1.9]])], jnp.zeros(1))
-    np.testing.assert_allclose(state.memory.mean, 1 + 0.9 / 4 / 2, rtol=1e-6)
+    np.testing.assert_allclose(state.limit_state.mean, 1 + 0.9 / 4 / 2, rtol=1e-6)
     rule = novoclip.per_example(novoclip.uclip(novoclip.clip_by_value(1.0)))
     _, state = once(rule, jnp.array([[6.0], [0.5], [0.5], [0.5]]), jnp.zeros(1))
     np.testing.assert_allclose(state.carry, [1.25])

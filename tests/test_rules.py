@@ -76,7 +76,7 @@ def test_autoclip_is_its_formula_at_five_granularities(per):
     check(novoclip.autoclip(60.0, window=7, **measure(per)), functools.partial(AutoClip, 60.0, 7), per)
 
 
-def test_every_number_of_a_memory_may_follow_a_schedule():
+def test_every_number_of_a_limit_may_follow_a_schedule():
     rising = lambda low, high: lambda step: low + (high - low) * step / 200  # noqa: E731
     number = rising(20.0, 90.0)
     check(novoclip.autoclip(number, window=7), lambda: AutoClip(number, 7), "tree")
@@ -175,7 +175,7 @@ def test_a_spike_of_1e30_does_not_poison_the_second_moment():
     for gradient in (jnp.array([1e30, 1.0], jnp.float32), jnp.ones(2, jnp.float32)):
         updates, state = rule.update(gradient, state)
         assert np.all(np.asarray(updates) > 0)
-    assert np.all(np.isfinite(state.memory.root))
+    assert np.all(np.isfinite(state.limit_state.root))
 
 
 def test_zclip_holds_on_to_a_lower_level_unless_by_percentile():

@@ -74,8 +74,8 @@ def test_one_bad_block_is_zeroed_and_forgotten_alone():
     updates, after = rule.update({"a": jnp.array([jnp.inf, 1.0]), "b": jnp.array([2.0])}, state)
     assert not np.any(updates["a"])
     np.testing.assert_allclose(updates["b"], [1.5])
-    np.testing.assert_array_equal(after.memory.history[0], state.memory.history[0])
-    np.testing.assert_array_equal(after.memory.slot, [1, 2])
+    np.testing.assert_array_equal(after.limit_state.history[0], state.limit_state.history[0])
+    np.testing.assert_array_equal(after.limit_state.slot, [1, 2])
     assert (int(after.nonfinite), int(after.nonfinite_in_a_row)) == (1, 1)
 
 

@@ -24,7 +24,7 @@ def test_examples_teach_the_units_that_they_move():
     gradients = {"w": np.zeros((2, 2, 3), np.float32), "b": np.ones((2, 3), np.float32)}
     gradients["w"][0, 0], gradients["w"][1, 0] = [1, np.nan, 2], [3, 5, 7]
     _, state = rule.update(gradients, rule.init(params), params)
-    of_b, of_w = state.memory.history.arrays
+    of_b, of_w = state.limit_state.history.arrays
     np.testing.assert_allclose(of_b[..., 0], [[np.sqrt(3)]], rtol=1e-6)
     # The mean of 1 and 3; 5 alone, since the other was NaN; the mean of 2 and 7.
     np.testing.assert_allclose(of_w[..., 0], [[[2.0, 5.0, 4.5]]], rtol=1e-6)

@@ -158,10 +158,10 @@ def test_clip21_is_its_formula(rule):
     rule = compiled(rule)
     gradients, params = tree("float32", 12), tree("float32")
     updates, state = all_steps(novoclip.clip21(rule), gradients, params)
-    estimate, memory = jax.tree.map(np.zeros_like, params), rule.init(params)
+    estimate, rule_state = jax.tree.map(np.zeros_like, params), rule.init(params)
     for step in range(12):
         moved = jax.tree.map(lambda leaf, e, step=step: leaf[step] - e, gradients, estimate)
-        moved, memory = rule.update(moved, memory, params)
+        moved, rule_state = rule.update(moved, rule_state, params)
         estimate = jax.tree.map(np.add, estimate, moved)
         for name in params:
             np.testing.assert_allclose(updates[name][step], estimate[name], rtol=1e-4, atol=1e-5)
@@ -231,7 +231,7 @@ def test_nan_on_one_worker_is_skipped_by_all(form):
 def test_start_after_blends_by_its_shares(rule, steps, ramp):
     gradients, params = tree("float32", 12, scale=2.0), tree("float32")
     updates, state = all_steps(novoclip.start_after(rule, steps, ramp=ramp), gradients, params)
-    clipped, memory = all_steps(rule, gradients, params)
+    clipped, rule_state = all_steps(rule, gradients, params)
     shares = np.clip((np.arange(12) - steps + 1) / (ramp + 1), 0, 1)
     for name, leaf in gradients.items():
         for step, share in enumerate(shares):
@@ -240,7 +240,7 @@ def test_start_after_blends_by_its_shares(rule, steps, ramp):
             rtol = 0 if share == 0 else 2e-6
             np.testing.assert_allclose(updates[name][step], expected, rtol=rtol, atol=rtol, err_msg=f"{step} {name}")
     # It has learned all along.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), state.inner, memory)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), state.inner, rule_state)
     assert int(state.steps) == 12
 
 
@@ -349,7 +349,7 @@ def test_the_tracked_quantile_is_that_of_the_batch(quantile):
             weighted(batch, np.minimum(1, limit / norms) / 101),
         )
         last, limit = limit, limit * np.exp(-0.2 * (np.mean(norms <= limit) - quantile))
-    np.testing.assert_allclose(jnp.exp(state.memory.estimate), limit, rtol=1e-12)
+    np.testing.assert_allclose(jnp.exp(state.limit_state.estimate), limit, rtol=1e-12)
     np.testing.assert_allclose(state.limits, last, rtol=1e-12)
     np.testing.assert_allclose(state.fraction, np.mean(norms > last), rtol=1e-6)
     np.testing.assert_allclose(limit, np.quantile(norms, quantile), rtol=0.05)
@@ -398,14 +398,14 @@ def test_the_order_of_examples_does_not_matter_and_equal_ones_are_one(rule):
     gradients, params = tree("float32", 6), tree("float32")
     wrapped = novoclip.per_example(rule)
     state, update = wrapped.init(params), jax.jit(wrapped.update)
-    one, memory = update(gradients, state, params)
+    one, of_one = update(gradients, state, params)
     other, after = update(jax.tree.map(lambda leaf: leaf[::-1], gradients), state, params)
     near(one, other, rtol=1e-6)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), memory, after)
-    alone, memory = jax.jit(rule.update)(params, state, params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), of_one, after)
+    alone, of_one = jax.jit(rule.update)(params, state, params)
     same, after = update(jax.tree.map(lambda leaf: jnp.stack([leaf] * 6), params), state, params)
     near(same, alone, rtol=1e-6)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), after, memory)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), after, of_one)
 
 
 @pytest.mark.parametrize("rule", STATELESS.values(), ids=STATELESS.keys())

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.leaves import is_measured, with_numbers
-from novoclip.mesh import placed_like, zeros_like
+from novoclip.mesh import with_sharding_of, zeros_like
 from novoclip.platforms import one_of
 
 
-def when(
+def apply_if(
     condition: jax.Array,
     run: Callable[[optax.Updates], tuple[Any, Any]],
     entering: optax.Updates,
@@ -51,7 +51,7 @@ def when(
 
     def skipped(*_: jax.Array) -> tuple[list[jax.Array], Any, jax.Array]:
         sent, new = shapes
-        return [zeros_like(leaf) for leaf in sent], jax.tree.map(placed_like, state, new), otherwise()
+        return [zeros_like(leaf) for leaf in sent], jax.tree.map(with_sharding_of, state, new), otherwise()
 
     # What is not finite is never computed with.
     sent, new, found = one_of(condition, taken, skipped, *gradients)

@@ -22,10 +22,10 @@ def default_value_limit() -> Limit:
     bound = deviations_of_history(6.0, warmup=8, eps=0.01)
 
     def update(
-        losses: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+        losses: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
     ) -> tuple[Any, Any]:
-        limits, memory = bound.update(losses, memory, param_norms, step=step, **extra)
-        return limits + MARGIN, memory
+        limits, state = bound.update(losses, state, param_norms, step=step, **extra)
+        return limits + MARGIN, state
 
     return Limit(bound.init, update, name="the default", signed=True)
 

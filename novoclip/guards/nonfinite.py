@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice
-from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
-from novoclip.guards.branch import when
+from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
+from novoclip.guards.branch import apply_if
 from novoclip.guards.shown import show
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
 from novoclip.origin import check_origin, made_by
@@ -94,9 +94,9 @@ def guard_nonfinite(
         good = finite_leaves(shown.leaves)
         bad = in_place(~good, shown.leaves, updates, params, state.leaf_steps)
         any_bad = jnp.any(bad)
-        steps = count_up(state.steps, jnp.array(True))
+        steps = safe_increment(state.steps, jnp.array(True))
         if policy == "skip":
-            sent, memory, _ = when(
+            sent, inner_state, _ = apply_if(
                 ~any_bad,
                 lambda entering: rule.update(entering, state.inner, params, **extra),
                 shown.rest,
@@ -105,14 +105,14 @@ def guard_nonfinite(
             )
         else:
             cleaned = shown.complete(_cleaned(shown.leaves, good, policy))
-            sent, memory = rule.update(cleaned, state.inner, params, **extra)
+            sent, inner_state = rule.update(cleaned, state.inner, params, **extra)
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return sent, NonfiniteState(
             steps=steps,
-            nonfinite=count_up(state.nonfinite, any_bad),
+            nonfinite=safe_increment(state.nonfinite, any_bad),
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
-            inner=memory,
+            inner=inner_state,
             nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, any_bad),
             origin=state.origin,
         )

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_integer
-from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
+from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.granularity import resolve_measure
-from novoclip.guards.branch import when
+from novoclip.guards.branch import apply_if
 from novoclip.guards.losses import checked_value_limit, fixed, never_zero, scalar_loss
 from novoclip.guards.shown import show
-from novoclip.learning import kept_where_not_finite
+from novoclip.learning import freeze_nonfinite
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
-from novoclip.limits import Limit, choose
+from novoclip.limits import Limit, select_blocks
 from novoclip.measure import norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import limits_as, no_limit
@@ -39,8 +39,8 @@ class SpikeState(NamedTuple):
       norm: the gradient's norm at the last step.
       limit: its limit then.
       value_limit: that of the loss, if there was one.
-      norm_memory: what the Limit learned from the norms of steps that were not skipped.
-      value_memory: the same of the losses; `()` with `value_limit=False`.
+      norm_limit_state: what the Limit learned from the norms of steps that were not skipped.
+      value_limit_state: the same of the losses; `()` with `value_limit=False`.
       inner: the optimizer's own.
       leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` in a
         state saved by 0.1.0.
@@ -57,8 +57,8 @@ class SpikeState(NamedTuple):
     norm: jax.Array
     limit: jax.Array
     value_limit: jax.Array
-    norm_memory: Any
-    value_memory: Any
+    norm_limit_state: Any
+    value_limit_state: Any
     inner: Any
     leaf_steps: Any = ()
     leaf_last: Any = ()
@@ -140,8 +140,8 @@ def skip_spikes(
     check_integer("max_in_a_row", max_in_a_row, low=1)
     check_choice("learn", learn, LEARN)
     tree = resolve_measure("tree")
-    judge_norm = kept_where_not_finite(bound, elementwise=False)
-    judge_value = None if value_bound is None else kept_where_not_finite(value_bound, elementwise=False, floor=None)
+    judge_norm = freeze_nonfinite(bound, elementwise=False)
+    judge_value = None if value_bound is None else freeze_nonfinite(value_bound, elementwise=False, floor=None)
     origin = made_by(f"skip_spikes(limit={bound.name}, value_limit={value_bound.name if value_bound else False})")
 
     def init(params: optax.Params) -> SpikeState:
@@ -159,8 +159,8 @@ def skip_spikes(
             norm=zero(norm.dtype),
             limit=infinite(),
             value_limit=infinite(),
-            norm_memory=judge_norm.init(norm),
-            value_memory=() if judge_value is None else judge_value.init(norm),
+            norm_limit_state=judge_norm.init(norm),
+            value_limit_state=() if judge_value is None else judge_value.init(norm),
             inner=rule.init(params),
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
@@ -180,17 +180,18 @@ def skip_spikes(
         if value is not None:
             finite = finite & jnp.isfinite(value)
         at_step = extra | {"step": state.steps}
-        norm_limit, norm_memory = judge_norm.update(norm, state.norm_memory, None, **at_step)
+        norm_limit, norm_limit_state = judge_norm.update(norm, state.norm_limit_state, None, **at_step)
         spike = finite & is_beyond(norm, norm_limit, rounding_of(shown.leaves, norm))
-        new_value_limit, value_memory = state.value_limit, state.value_memory
+        new_value_limit, value_limit_state = state.value_limit, state.value_limit_state
         if judge_value is not None and value is not None:
-            new_value_limit, value_memory = judge_value.update(never_zero(value), value_memory, None, **at_step)
+            signed = never_zero(value)
+            new_value_limit, value_limit_state = judge_value.update(signed, value_limit_state, None, **at_step)
             spike = spike | (finite & (value > new_value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
         learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(new_value_limit))
         held = jnp.where(released, jnp.minimum(norm, norm_limit), norm)
-        sent, memory, bad = when(
+        sent, inner_state, bad = apply_if(
             taken,
             lambda leaves: rule.update(shown.complete(tree.rescale(leaves, norm, held)), state.inner, params, **extra),
             shown.leaves,
@@ -199,20 +200,20 @@ def skip_spikes(
             # Which leaf it was is asked only when a step is skipped.
             lambda: in_place(~finite_leaves(shown.leaves), shown.leaves, updates, params, state.leaf_steps),
         )
-        steps = count_up(state.steps, jnp.array(True))
+        steps = safe_increment(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return sent, SpikeState(
             steps=steps,
-            skipped=count_up(state.skipped, ~taken),
-            nonfinite=count_up(state.nonfinite, ~finite),
-            released=count_up(state.released, released),
-            spikes_in_a_row=jnp.where(finite & ~spike, 0, count_up(state.spikes_in_a_row, spike)),
+            skipped=safe_increment(state.skipped, ~taken),
+            nonfinite=safe_increment(state.nonfinite, ~finite),
+            released=safe_increment(state.released, released),
+            spikes_in_a_row=jnp.where(finite & ~spike, 0, safe_increment(state.spikes_in_a_row, spike)),
             norm=norm.astype(state.norm.dtype),
             limit=jnp.where(finite, limits_as(norm_limit, state.limit.dtype), state.limit),
             value_limit=jnp.where(finite, new_value_limit, state.value_limit),
-            norm_memory=choose(learned, norm_memory, state.norm_memory),
-            value_memory=choose(learned, value_memory, state.value_memory),
-            inner=memory,
+            norm_limit_state=select_blocks(learned, norm_limit_state, state.norm_limit_state),
+            value_limit_state=select_blocks(learned, value_limit_state, state.value_limit_state),
+            inner=inner_state,
             leaf_steps=leaf_steps,
             leaf_last=leaf_last,
             skipped_in_a_row=count_in_a_row(state.skipped_in_a_row, ~taken),

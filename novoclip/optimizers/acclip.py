@@ -15,7 +15,7 @@ from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import power, ratio
 
 
-class ACClipMemory(NamedTuple):
+class ACClipState(NamedTuple):
     """What ACClip remembers.
 
     Attributes:
@@ -39,10 +39,10 @@ def _acclip(
     check_flag("previous", previous)
     check_dtype("mu_dtype", mu_dtype)
 
-    def init(shapes: Any) -> ACClipMemory:
-        return ACClipMemory(zeros(shapes, mu_dtype), real_zeros(shapes), real_zeros(shapes) if previous else ())
+    def init(shapes: Any) -> ACClipState:
+        return ACClipState(zeros(shapes, mu_dtype), real_zeros(shapes), real_zeros(shapes) if previous else ())
 
-    def learn(gradients: Any, memory: ACClipMemory, step: Step) -> ACClipMemory:
+    def learn(gradients: Any, state: ACClipState, step: Step) -> ACClipState:
         kept, taken = step.decay(b2, "b2")
         exponent = step.value(alpha, "alpha")
 
@@ -54,23 +54,23 @@ def _acclip(
             total = kept * power(ratio(size, by), exponent) + taken * power(ratio(n, by), exponent)
             return largest * power(total, 1 / exponent)
 
-        size = jax.tree.map(mean, gradients, memory.size)
-        return ACClipMemory(average(gradients, memory.mu, step.decay(b1, "b1")), size, memory.size if previous else ())
+        size = jax.tree.map(mean, gradients, state.size)
+        return ACClipState(average(gradients, state.mu, step.decay(b1, "b1")), size, state.size if previous else ())
 
-    def direction(gradients: Any, memory: ACClipMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: ACClipState, step: Step) -> Any:
         del gradients
         small = step.value(eps, "eps")
-        bound = memory.size
+        bound = state.size
         if previous:
             # A number that was never seen before has no limit yet.
-            bound = jax.tree.map(lambda r: jnp.where(r > 0, r, no_limit(r.dtype)), memory.size_before)
+            bound = jax.tree.map(lambda r: jnp.where(r > 0, r, no_limit(r.dtype)), state.size_before)
 
         def limit(m: jax.Array, r: jax.Array) -> jax.Array:
             n = jnp.abs(m)
             limited = jnp.where(is_limit(r), r, 0) * ratio(n, jnp.where(n + small > 0, n + small, 1))
             return jnp.where(is_limit(r), limited, r)
 
-        return clipped_at(memory.mu, jax.tree.map(limit, memory.mu, bound))
+        return clipped_at(state.mu, jax.tree.map(limit, state.mu, bound))
 
     return Algorithm(init, learn, direction, f"acclip(previous={previous})")
 
@@ -104,7 +104,7 @@ def scale_by_acclip(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `ACClipMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `ACClipState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -160,7 +160,7 @@ def acclip(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `ACClipMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `ACClipState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -15,7 +15,7 @@ from novoclip.optimizers.step import Step
 from novoclip.safe_math import hypotenuse
 
 
-class AdagradMemory(NamedTuple):
+class AdagradState(NamedTuple):
     """What Adagrad remembers.
 
     Attributes:
@@ -34,12 +34,12 @@ def _adagrad(
     check_dtype("nu_dtype", nu_dtype)
     blocks = resolve_fixed(per, elements=True)
 
-    def init(shapes: Any) -> AdagradMemory:
+    def init(shapes: Any) -> AdagradState:
         roots = norm_shapes(blocks, shapes)
         first = jnp.sqrt(jnp.asarray(initial_accumulator))
-        return AdagradMemory(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
+        return AdagradState(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 
-    def learn(gradients: Any, memory: AdagradMemory, step: Step) -> AdagradMemory:
+    def learn(gradients: Any, state: AdagradState, step: Step) -> AdagradState:
         del step
 
         def add(root: jax.Array, size: jax.Array) -> jax.Array:
@@ -47,10 +47,10 @@ def _adagrad(
             # Not the minimum of it and a number, which XLA's CPU backend computes twice, with a copy of the old root.
             return jnp.where(total < jnp.inf, total, jnp.maximum(root, size))
 
-        return AdagradMemory(jax.tree.map(add, memory.root, block_sizes(blocks, gradients)))
+        return AdagradState(jax.tree.map(add, state.root, block_sizes(blocks, gradients)))
 
-    def direction(gradients: Any, memory: AdagradMemory, step: Step) -> Any:
-        roots = blocks.spread(memory.root, gradients)
+    def direction(gradients: Any, state: AdagradState, step: Step) -> Any:
+        roots = blocks.spread(state.root, gradients)
         return divide(gradients, roots, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"adagrad per {blocks.name}")
@@ -81,7 +81,7 @@ def scale_by_adagrad(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdagradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdagradState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -139,7 +139,7 @@ def adagrad(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdagradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdagradState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -11,7 +11,7 @@ from novoclip.optimizers.moments import average, divide, ones_average, real_zero
 from novoclip.optimizers.step import Epsilon, Step
 
 
-class AdamMemory(NamedTuple):
+class AdamState(NamedTuple):
     """What Adam remembers.
 
     Attributes:
@@ -45,35 +45,35 @@ def adam_algorithm(
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 
-    def init(shapes: Any) -> AdamMemory:
+    def init(shapes: Any) -> AdamState:
         weights = (scalar(shapes), scalar(shapes)) if bias_correction else ((), ())
-        return AdamMemory(zeros(shapes, mu_dtype), real_zeros(shapes, nu_dtype), *weights)
+        return AdamState(zeros(shapes, mu_dtype), real_zeros(shapes, nu_dtype), *weights)
 
-    def learn(gradients: Any, memory: AdamMemory, step: Step) -> AdamMemory:
+    def learn(gradients: Any, state: AdamState, step: Step) -> AdamState:
         first, second = step.decay(b1, "b1"), step.decay(b2, "b2")
-        return AdamMemory(
-            average(gradients, memory.mu, first),
-            root_average(gradients, memory.root, second),
-            ones_average(memory.mu_weight, first) if bias_correction else (),
-            ones_average(memory.root_weight, second) if bias_correction else (),
+        return AdamState(
+            average(gradients, state.mu, first),
+            root_average(gradients, state.root, second),
+            ones_average(state.mu_weight, first) if bias_correction else (),
+            ones_average(state.root_weight, second) if bias_correction else (),
         )
 
-    def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: AdamState, step: Step) -> Any:
         del gradients
-        return adam_direction(memory, memory.root, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        return adam_direction(state, state.root, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
     return Algorithm(init, learn, direction, f"adam(bias_correction={bias_correction})")
 
 
-def adam_direction(memory: AdamMemory, root: Any, eps: Epsilon, eps_root: Any) -> Any:
+def adam_direction(state: AdamState, root: Any, eps: Epsilon, eps_root: Any) -> Any:
     """Return m / (sqrt(root^2 + eps_root) + eps), both divided by their weights if these are kept."""
-    if isinstance(memory.mu_weight, tuple):
-        return divide(memory.mu, root, eps, eps_root)
+    if isinstance(state.mu_weight, tuple):
+        return divide(state.mu, root, eps, eps_root)
     # (m / w) / (root / s + eps) is (s / w) m / (root + s eps): one scalar, and no quotient more.
-    first, second = (jnp.where(weight > 0, weight, 1) for weight in (memory.mu_weight, memory.root_weight))
+    first, second = (jnp.where(weight > 0, weight, 1) for weight in (state.mu_weight, state.root_weight))
     size = jnp.sqrt(second)
     inside = None if eps_root is None else second * eps_root
-    return divide(memory.mu, root, eps._replace(value=size * eps.value), inside, size / first)
+    return divide(state.mu, root, eps._replace(value=size * eps.value), inside, size / first)
 
 
 def scale_by_adam(
@@ -106,7 +106,7 @@ def scale_by_adam(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -164,7 +164,7 @@ def adam(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:

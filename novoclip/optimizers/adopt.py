@@ -15,7 +15,7 @@ from novoclip.optimizers.thresholds import clipped_at
 from novoclip.safe_math import ratio
 
 
-class ADOPTMemory(NamedTuple):
+class ADOPTState(NamedTuple):
     """What ADOPT remembers.
 
     Attributes:
@@ -39,25 +39,25 @@ def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulabl
     check_number("bound", limit)
     check_dtype("mu_dtype", mu_dtype)
 
-    def learn(gradients: Any, memory: ADOPTMemory, step: Step) -> ADOPTMemory:
+    def learn(gradients: Any, state: ADOPTState, step: Step) -> ADOPTState:
         first = step.number == 0
         small = step.value(eps, "eps")
         # Behind the first gradient, which only begins v, the quotient may be as large as it likes.
         most = jnp.where(first, 0, step.value(limit, "bound"))
-        scaled = jax.tree.map(lambda g, r: ratio(g, jnp.maximum(r, small).astype(g.dtype)), gradients, memory.root)
-        bounds = jax.tree.map(lambda r: broadcast_like(most, r), memory.root)
-        learned = root_average(gradients, memory.root, step.decay(b2, "b2"))
-        return ADOPTMemory(
-            average(clipped_at(scaled, bounds), memory.mu, step.decay(b1, "b1")),
+        scaled = jax.tree.map(lambda g, r: ratio(g, jnp.maximum(r, small).astype(g.dtype)), gradients, state.root)
+        bounds = jax.tree.map(lambda r: broadcast_like(most, r), state.root)
+        learned = root_average(gradients, state.root, step.decay(b2, "b2"))
+        return ADOPTState(
+            average(clipped_at(scaled, bounds), state.mu, step.decay(b1, "b1")),
             jax.tree.map(lambda g, r: jnp.where(first, jnp.abs(g), r), gradients, learned),
         )
 
-    def direction(gradients: Any, memory: ADOPTMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: ADOPTState, step: Step) -> Any:
         del gradients, step
-        return memory.mu
+        return state.mu
 
-    def init(shapes: Any) -> ADOPTMemory:
-        return ADOPTMemory(zeros(shapes, mu_dtype), real_zeros(shapes))
+    def init(shapes: Any) -> ADOPTState:
+        return ADOPTState(zeros(shapes, mu_dtype), real_zeros(shapes))
 
     return Algorithm(init, learn, direction, "adopt")
 
@@ -86,7 +86,7 @@ def scale_by_adopt(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `ADOPTMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `ADOPTState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -143,7 +143,7 @@ def adopt(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `ADOPTMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `ADOPTState`;
       updates have the gradients' dtypes.
 
     Raises:

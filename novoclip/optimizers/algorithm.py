@@ -11,7 +11,7 @@ import optax
 
 from novoclip.arguments import Schedulable, check_choice, check_number
 from novoclip.clipping import sees_all
-from novoclip.counting import advance_leaf_counts, count_in_a_row, count_up, in_place, start_leaf_counts
+from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_mask, with_gradients
 from novoclip.mesh import shapes_of
@@ -32,13 +32,13 @@ class Algorithm(NamedTuple):
     Trees hold float32 (float64) or complex arrays, and None in place of leaves without numbers.
 
     Attributes:
-      init: `init(shapes) -> memory`, from a tree of ShapeDtypeStructs.
-      learn: `learn(gradients, memory, step) -> memory`.
-      follow: `follow(gradients, memory, before, step) -> memory`, what is learned from what was learned: from the new
-        memory as it is kept, and the one before. XLA's CPU backend writes out, beside the state, what is used before a
+      init: `init(shapes) -> state`, from a tree of ShapeDtypeStructs.
+      learn: `learn(gradients, state, step) -> state`.
+      follow: `follow(gradients, state, before, step) -> state`, what is learned from what was learned: from the new
+        state as it is kept, and the one before. XLA's CPU backend writes out, beside the state, what is used before a
         step that is not finite is left out, and after.
-      direction: `direction(gradients, memory, step) -> updates`, from the new memory.
-      name: what error messages call it, with the options that its memory depends on.
+      direction: `direction(gradients, state, step) -> updates`, from the new state.
+      name: what error messages call it, with the options that its state depends on.
     """
 
     init: Callable[[Any], Any]
@@ -54,7 +54,7 @@ class OptimizerState(NamedTuple):
     Attributes:
       steps: int32, steps taken; stops at the largest int32.
       nonfinite: int32, steps among them that were skipped because a gradient was not finite.
-      memory: the algorithm's own, such as its moments.
+      moments: the state of the algorithm, such as an `AdamState`.
       clip: the state of `clip=`; `()` without.
       origin: which algorithm made the state; it holds no array.
       leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` with
@@ -65,7 +65,7 @@ class OptimizerState(NamedTuple):
 
     steps: jax.Array
     nonfinite: jax.Array
-    memory: Any
+    moments: Any
     clip: Any
     origin: Any = ()
     leaf_steps: Any = ()
@@ -142,16 +142,16 @@ def _transform(
         norms = getattr(clip_state, "norms", None) if sees_all(clip) else None
         bad = _bad_leaves(updates, whole, state.leaf_steps, nonfinite, norms)
         skipped = jnp.any(bad)
-        dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.memory)])
-        gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.memory))
+        dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.moments)])
+        gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.moments))
         step = Step(state.steps - state.nonfinite, dtype, params, weights)
 
         choose = functools.partial(_unless, None if nonfinite == "propagate" else skipped)
         if decay == "coupled":
             gradients = pull(gradients, step)
-        memory = choose(learned_from(algorithm, gradients, before, step), before)
-        memory = choose(followed_from(algorithm, gradients, memory, before, step), before, memory)
-        direction = algorithm.direction(gradients, memory, step)
+        moments = choose(learned_from(algorithm, gradients, before, step), before)
+        moments = choose(followed_from(algorithm, gradients, moments, before, step), before, moments)
+        direction = algorithm.direction(gradients, moments, step)
         if decay == "decoupled":
             direction = pull(direction, step)
         direction = finish(direction, step)
@@ -159,14 +159,14 @@ def _transform(
         if nonfinite == "skip":
             direction = jax.tree.map(functools.partial(_zero_if, skipped), direction)
         direction = iter(jax.tree.leaves(direction))
-        steps = count_up(state.steps, jnp.array(True))
+        steps = safe_increment(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return jax.tree.map(
             lambda x: narrow(next(direction), jnp.result_type(x)) if is_measured(x) else x, updates
         ), OptimizerState(
             steps=steps,
-            nonfinite=count_up(state.nonfinite, skipped),
-            memory=jax.tree.map(lambda new, old: narrow(new, old.dtype), memory, state.memory),
+            nonfinite=safe_increment(state.nonfinite, skipped),
+            moments=jax.tree.map(lambda new, old: narrow(new, old.dtype), moments, state.moments),
             clip=choose(clip_state, state.clip),
             origin=state.origin,
             leaf_steps=leaf_steps,
@@ -196,15 +196,15 @@ def _zero_if(skipped: jax.Array, leaf: jax.Array) -> jax.Array:
     return lax.select_n(skipped, leaf, lax.full_like(leaf, 0))
 
 
-def learned_from(algorithm: Algorithm, gradients: Any, memory: Any, step: Step) -> Any:
-    """Return what an Algorithm learns, or raise a ValueError that names it if gradients and memory do not fit."""
-    return _fitting(algorithm, memory, lambda: algorithm.learn(gradients, memory, step))
+def learned_from(algorithm: Algorithm, gradients: Any, moments: Any, step: Step) -> Any:
+    """Return what an Algorithm learns, or raise a ValueError that names it if gradients and state do not fit."""
+    return _fitting(algorithm, moments, lambda: algorithm.learn(gradients, moments, step))
 
 
-def followed_from(algorithm: Algorithm, gradients: Any, memory: Any, before: Any, step: Step) -> Any:
+def followed_from(algorithm: Algorithm, gradients: Any, moments: Any, before: Any, step: Step) -> Any:
     """Return what an Algorithm learns from what it learned, or raise likewise."""
     follow = algorithm.follow
-    return memory if follow is None else _fitting(algorithm, before, lambda: follow(gradients, memory, before, step))
+    return moments if follow is None else _fitting(algorithm, before, lambda: follow(gradients, moments, before, step))
 
 
 def _fitting(algorithm: Algorithm, before: Any, learn: Callable[[], Any]) -> Any:

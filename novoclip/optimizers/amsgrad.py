@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_choice
-from novoclip.optimizers.adam import AdamMemory, adam_algorithm, adam_direction
+from novoclip.optimizers.adam import AdamState, adam_algorithm, adam_direction
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.step import Step
 
 MAXIMA = ("raw", "corrected")
 
 
-class AMSGradMemory(NamedTuple):
+class AMSGradState(NamedTuple):
     """What AMSGrad remembers.
 
     Attributes:
@@ -22,7 +22,7 @@ class AMSGradMemory(NamedTuple):
       root_max: the largest sqrt(v) so far, a tree like the parameters.
     """
 
-    adam: AdamMemory
+    adam: AdamState
     root_max: Any
 
 
@@ -40,25 +40,25 @@ def _amsgrad(
     adam = adam_algorithm(b1, b2, eps, eps_root, bias_correction, mu_dtype, nu_dtype)
     corrected = bias_correction and maximum == "corrected"
 
-    def init(shapes: Any) -> AMSGradMemory:
-        memory = adam.init(shapes)
-        return AMSGradMemory(memory, jax.tree.map(jnp.zeros_like, memory.root))
+    def init(shapes: Any) -> AMSGradState:
+        state = adam.init(shapes)
+        return AMSGradState(state, jax.tree.map(jnp.zeros_like, state.root))
 
-    def learn(gradients: Any, memory: AMSGradMemory, step: Step) -> AMSGradMemory:
-        return AMSGradMemory(adam.learn(gradients, memory.adam, step), memory.root_max)
+    def learn(gradients: Any, state: AMSGradState, step: Step) -> AMSGradState:
+        return AMSGradState(adam.learn(gradients, state.adam, step), state.root_max)
 
-    def follow(gradients: Any, memory: AMSGradMemory, before: AMSGradMemory, step: Step) -> AMSGradMemory:
+    def follow(gradients: Any, state: AMSGradState, before: AMSGradState, step: Step) -> AMSGradState:
         del gradients
-        by = jnp.sqrt(memory.adam.root_weight) if corrected else jnp.ones((), step.dtype)
+        by = jnp.sqrt(state.adam.root_weight) if corrected else jnp.ones((), step.dtype)
         by = jnp.where(by > 0, by, 1)
-        tops = jax.tree.map(lambda top, root: jnp.maximum(top, root / by), before.root_max, memory.adam.root)
-        return memory._replace(root_max=tops)
+        tops = jax.tree.map(lambda top, root: jnp.maximum(top, root / by), before.root_max, state.adam.root)
+        return state._replace(root_max=tops)
 
-    def direction(gradients: Any, memory: AMSGradMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: AMSGradState, step: Step) -> Any:
         del gradients
-        moments = memory.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else memory.adam
+        moments = state.adam._replace(root_weight=jnp.ones((), step.dtype)) if corrected else state.adam
         inside = step.unless_zero(eps_root, "eps_root")
-        return adam_direction(moments, memory.root_max, step.epsilon(eps, "eps"), inside)
+        return adam_direction(moments, state.root_max, step.epsilon(eps, "eps"), inside)
 
     return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, bias_correction={bias_correction})", follow)
 
@@ -95,7 +95,7 @@ def scale_by_amsgrad(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AMSGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AMSGradState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -155,7 +155,7 @@ def amsgrad(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AMSGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AMSGradState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -14,7 +14,7 @@ from novoclip.optimizers.step import Step
 FORMS = ("heavy_ball", "averaged")
 
 
-class MomentumMemory(NamedTuple):
+class MomentumState(NamedTuple):
     """What momentum remembers.
 
     Attributes:
@@ -38,24 +38,24 @@ def momentum_algorithm(
             msg = f"dampening must be None in the averaged form and with nesterov; got {dampening!r}"
             raise ValueError(msg)
 
-    def learn(gradients: Any, memory: MomentumMemory, step: Step) -> MomentumMemory:
+    def learn(gradients: Any, state: MomentumState, step: Step) -> MomentumState:
         b, rest = step.decay(gamma, "gamma")
         if form == "averaged":
-            return MomentumMemory(average(gradients, memory.velocity, (b, rest)))
+            return MomentumState(average(gradients, state.velocity, (b, rest)))
         taken = jnp.ones((), step.dtype)
         if dampening is not None:
             taken = jnp.where(step.number == 0, 1, step.decay(dampening, "dampening")[1])
-        return MomentumMemory(jax.tree.map(lambda g, v: b * v + taken * g, gradients, memory.velocity))
+        return MomentumState(jax.tree.map(lambda g, v: b * v + taken * g, gradients, state.velocity))
 
-    def direction(gradients: Any, memory: MomentumMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: MomentumState, step: Step) -> Any:
         if not nesterov:
-            return memory.velocity
+            return state.velocity
         b, rest = step.decay(gamma, "gamma")
         taken = rest if form == "averaged" else jnp.ones((), step.dtype)
-        return jax.tree.map(lambda g, v: taken * g + b * v, gradients, memory.velocity)
+        return jax.tree.map(lambda g, v: taken * g + b * v, gradients, state.velocity)
 
-    def init(shapes: Any) -> MomentumMemory:
-        return MomentumMemory(zeros(shapes, mu_dtype))
+    def init(shapes: Any) -> MomentumState:
+        return MomentumState(zeros(shapes, mu_dtype))
 
     return Algorithm(init, learn, direction, f"momentum(form={form!r})")
 
@@ -88,7 +88,7 @@ def scale_by_momentum(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -148,7 +148,7 @@ def momentum(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
       updates have the gradients' dtypes.
 
     Raises:

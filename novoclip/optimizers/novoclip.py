@@ -27,7 +27,7 @@ from novoclip.optimizers.thresholds import inverse, proportional
 CLIPPING = {"inverse": 1.0, "proportional": 3.0}
 
 
-class NovoClipMemory(NamedTuple):
+class NovoClipState(NamedTuple):
     """What NovoClip remembers.
 
     Attributes:
@@ -66,31 +66,31 @@ def _novoclip(
     check_dtype("mu_dtype", mu_dtype)
     check_dtype("nu_dtype", nu_dtype)
 
-    def init(shapes: Any) -> NovoClipMemory:
+    def init(shapes: Any) -> NovoClipState:
         roots = norm_shapes(blocks, shapes)
         weight = scalar(shapes) if threshold == "inverse" else real_zeros(roots)
-        return NovoClipMemory(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
+        return NovoClipState(zeros(shapes, mu_dtype), real_zeros(roots, nu_dtype), scalar(shapes), weight)
 
-    def learn(gradients: Any, memory: NovoClipMemory, step: Step) -> NovoClipMemory:
+    def learn(gradients: Any, state: NovoClipState, step: Step) -> NovoClipState:
         first, second, by = step.decay(b1, "b1"), step.decay(b2, "b2"), step.value(scale, "clipping")
-        mu_weight = ones_average(memory.mu_weight, first)
+        mu_weight = ones_average(state.mu_weight, first)
         if threshold == "inverse":
-            root = root_average(block_sizes(blocks, gradients), memory.root, second)
-            return NovoClipMemory(memory.mu, root, mu_weight, ones_average(memory.root_weight, second))
-        clipped, root, weight = proportional(gradients, memory, blocks, second, by)
-        return NovoClipMemory(average(clipped, memory.mu, first), root, mu_weight, weight)
+            root = root_average(block_sizes(blocks, gradients), state.root, second)
+            return NovoClipState(state.mu, root, mu_weight, ones_average(state.root_weight, second))
+        clipped, root, weight = proportional(gradients, state, blocks, second, by)
+        return NovoClipState(average(clipped, state.mu, first), root, mu_weight, weight)
 
-    def follow(gradients: Any, memory: NovoClipMemory, before: NovoClipMemory, step: Step) -> NovoClipMemory:
+    def follow(gradients: Any, state: NovoClipState, before: NovoClipState, step: Step) -> NovoClipState:
         if threshold == "proportional":
-            return memory
-        clipped = inverse(gradients, memory.root, blocks, step.value(scale, "clipping"))
-        return memory._replace(mu=average(clipped, before.mu, step.decay(b1, "b1")))
+            return state
+        clipped = inverse(gradients, state.root, blocks, step.value(scale, "clipping"))
+        return state._replace(mu=average(clipped, before.mu, step.decay(b1, "b1")))
 
-    def direction(gradients: Any, memory: NovoClipMemory, step: Step) -> Any:
-        mu, root = memory.mu, memory.root
+    def direction(gradients: Any, state: NovoClipState, step: Step) -> Any:
+        mu, root = state.mu, state.root
         if bias_correction:
-            mu = debiased(mu, memory.mu_weight)
-            root = over_root(root, memory.root_weight)
+            mu = debiased(mu, state.mu_weight)
+            root = over_root(root, state.root_weight)
         root = blocks.spread(root, gradients)
         return divide(mu, root, step.epsilon(eps, "eps"))
 
@@ -141,7 +141,7 @@ def scale_by_novoclip(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `NovoClipMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `NovoClipState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -207,7 +207,7 @@ def novoclip(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `NovoClipMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `NovoClipState`;
       updates have the gradients' dtypes.
 
     Raises:

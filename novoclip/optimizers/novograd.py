@@ -14,7 +14,7 @@ from novoclip.optimizers.moments import block_sizes, divide, real_zeros, root_av
 from novoclip.optimizers.step import Step, add_decay, check_decay
 
 
-class NovoGradMemory(NamedTuple):
+class NovoGradState(NamedTuple):
     """What NovoGrad remembers.
 
     Attributes:
@@ -42,21 +42,21 @@ def _novograd(
     check_dtype("mu_dtype", mu_dtype)
     blocks = resolve_fixed(per)
 
-    def init(shapes: Any) -> NovoGradMemory:
-        return NovoGradMemory(zeros(shapes, mu_dtype), real_zeros(norm_shapes(blocks, shapes)))
+    def init(shapes: Any) -> NovoGradState:
+        return NovoGradState(zeros(shapes, mu_dtype), real_zeros(norm_shapes(blocks, shapes)))
 
-    def learn(gradients: Any, memory: NovoGradMemory, step: Step) -> NovoGradMemory:
+    def learn(gradients: Any, state: NovoGradState, step: Step) -> NovoGradState:
         norms = block_sizes(blocks, gradients)
-        learned = root_average(norms, memory.root, step.decay(b2, "b2"))
-        root = jax.tree.map(lambda old, new, norm: jnp.where(old > 0, new, norm), memory.root, learned, norms)
+        learned = root_average(norms, state.root, step.decay(b2, "b2"))
+        root = jax.tree.map(lambda old, new, norm: jnp.where(old > 0, new, norm), state.root, learned, norms)
         pulled = divide(gradients, blocks.spread(root, gradients), step.epsilon(eps, "eps"))
         pulled = add_decay(pulled, step, rate=weight_decay, mask=weight_decay_mask)
         by, _ = step.decay(b1, "b1")
-        return NovoGradMemory(jax.tree.map(lambda u, m: by * m + u, pulled, memory.mu), root)
+        return NovoGradState(jax.tree.map(lambda u, m: by * m + u, pulled, state.mu), root)
 
-    def direction(gradients: Any, memory: NovoGradMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: NovoGradState, step: Step) -> Any:
         del gradients, step
-        return memory.mu
+        return state.mu
 
     return Algorithm(init, learn, direction, f"novograd per {blocks.name}")
 
@@ -91,7 +91,7 @@ def scale_by_novograd(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `NovoGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `NovoGradState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -146,7 +146,7 @@ def novograd(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `NovoGradMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `NovoGradState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_choice
 from novoclip.granularity import resolve_blocks
 from novoclip.measure import Measure
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
-from novoclip.optimizers.momentum import MomentumMemory, momentum_algorithm
+from novoclip.optimizers.momentum import MomentumState, momentum_algorithm
 from novoclip.optimizers.step import Step
 
 ORDERS = ("after", "before")
@@ -28,11 +28,11 @@ def _nsgd(gamma: Schedulable, normalize: str, per: str | Measure, mu_dtype: Any)
         lengths = jax.tree.map(lambda norm: jnp.where(jnp.isfinite(norm) & (norm > 0), 1.0, 0.0), norms)
         return measure.rescale(tree, norms, lengths)
 
-    def learn(gradients: Any, memory: MomentumMemory, step: Step) -> MomentumMemory:
-        return velocity.learn(gradients if after else of_length_one(gradients), memory, step)
+    def learn(gradients: Any, state: MomentumState, step: Step) -> MomentumState:
+        return velocity.learn(gradients if after else of_length_one(gradients), state, step)
 
-    def direction(gradients: Any, memory: MomentumMemory, step: Step) -> Any:
-        found = velocity.direction(gradients, memory, step)
+    def direction(gradients: Any, state: MomentumState, step: Step) -> Any:
+        found = velocity.direction(gradients, state, step)
         return of_length_one(found) if after else found
 
     return Algorithm(velocity.init, learn, direction, f"nsgd(normalize={normalize!r})")
@@ -62,7 +62,7 @@ def scale_by_nsgd(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -115,7 +115,7 @@ def nsgd(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is a `MomentumMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
       updates have the gradients' dtypes.
 
     Raises:

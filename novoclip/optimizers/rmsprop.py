@@ -12,7 +12,7 @@ from novoclip.optimizers.moments import average, divide, real_zeros, root_averag
 from novoclip.optimizers.step import Step
 
 
-class RMSpropMemory(NamedTuple):
+class RMSpropState(NamedTuple):
     """What RMSprop remembers, in trees like the parameters.
 
     Attributes:
@@ -42,31 +42,31 @@ def _rmsprop(
     check_flag("centered", centered)
     check_dtype("nu_dtype", nu_dtype)
 
-    def init(shapes: Any) -> RMSpropMemory:
-        return RMSpropMemory(
+    def init(shapes: Any) -> RMSpropState:
+        return RMSpropState(
             real_zeros(shapes, nu_dtype), zeros(shapes) if centered else (), () if momentum is None else zeros(shapes)
         )
 
     def scaled(gradients: Any, root: Any, step: Step) -> Any:
         return divide(gradients, root, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
 
-    def learn(gradients: Any, memory: RMSpropMemory, step: Step) -> RMSpropMemory:
+    def learn(gradients: Any, state: RMSpropState, step: Step) -> RMSpropState:
         decay = step.decay(rho, "rho")
-        mean, velocity = memory.mean, memory.velocity
+        mean, velocity = state.mean, state.velocity
         if centered:
             # The variance by its own recurrence, whose terms are all positive: no difference can go below 0.
             away = jax.tree.map(lambda g, m: jnp.sqrt(decay[0]) * (g - m), gradients, mean)
-            root = root_average(away, memory.root, decay)
+            root = root_average(away, state.root, decay)
             mean = average(gradients, mean, decay)
         else:
-            root = root_average(gradients, memory.root, decay)
+            root = root_average(gradients, state.root, decay)
         if momentum is not None:
             by = step.value(momentum, "momentum")
             velocity = jax.tree.map(lambda u, v: by * v + u, scaled(gradients, root, step), velocity)
-        return RMSpropMemory(root, mean, velocity)
+        return RMSpropState(root, mean, velocity)
 
-    def direction(gradients: Any, memory: RMSpropMemory, step: Step) -> Any:
-        return scaled(gradients, memory.root, step) if momentum is None else memory.velocity
+    def direction(gradients: Any, state: RMSpropState, step: Step) -> Any:
+        return scaled(gradients, state.root, step) if momentum is None else state.velocity
 
     options = f"centered={centered}, momentum={'None' if momentum is None else 'given'}"
     return Algorithm(init, learn, direction, f"rmsprop({options})")
@@ -100,7 +100,7 @@ def scale_by_rmsprop(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `RMSpropMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `RMSpropState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -158,7 +158,7 @@ def rmsprop(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `RMSpropMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `RMSpropState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_flag, check_integer, check_number
-from novoclip.optimizers.adam import AdamMemory, adam_algorithm
+from novoclip.optimizers.adam import AdamState, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.moments import debiased, divide
 from novoclip.optimizers.step import Step
@@ -36,31 +36,31 @@ def _spam(
     check_flag("restart_bias_correction", restart_bias_correction)
     adam = adam_algorithm(b1, b2, eps, 0.0, True, mu_dtype, None)
 
-    def learn(gradients: Any, memory: AdamMemory, step: Step) -> AdamMemory:
+    def learn(gradients: Any, state: AdamState, step: Step) -> AdamState:
         taken = step.number + 1
         since = taken % reset_every
 
         def kept(leaf: jax.Array) -> jax.Array:
             return jnp.where(since == 0, jnp.zeros((), leaf.dtype), leaf)
 
-        mu, root = jax.tree.map(kept, (memory.mu, memory.root))
-        weights = memory.mu_weight, memory.root_weight
+        mu, root = jax.tree.map(kept, (state.mu, state.root))
+        weights = state.mu_weight, state.root_weight
         if restart_bias_correction:
             weights = kept(weights[0]), kept(weights[1])
         active = (taken >= delay) & (since >= delay)
         factor = jnp.sqrt(step.value(threshold, "threshold"))
         limits = jax.tree.map(lambda r: jnp.where(active & (r > 0), factor * r, no_limit(r.dtype)), root)
-        return adam.learn(clipped_at(gradients, limits), AdamMemory(mu, root, *weights), step)
+        return adam.learn(clipped_at(gradients, limits), AdamState(mu, root, *weights), step)
 
-    def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: AdamState, step: Step) -> Any:
         del gradients
         taken = step.number + 1
         since = jnp.where(taken < reset_every, warmup, taken % reset_every)
         angle = jnp.pi * since.astype(step.dtype) / (warmup + 1)
         share = jnp.where(since < warmup, 1 - 0.99 * (1 + jnp.cos(angle)) / 2, 1)
         # eps stands beside the uncorrected root, as in the authors' code.
-        by = jnp.sqrt(memory.root_weight)
-        scaled = divide(debiased(memory.mu, memory.mu_weight), memory.root, step.epsilon(eps, "eps"))
+        by = jnp.sqrt(state.root_weight)
+        scaled = divide(debiased(state.mu, state.mu_weight), state.root, step.epsilon(eps, "eps"))
         return jax.tree.map(lambda u: share.astype(u.dtype) * by.astype(u.dtype) * u, scaled)
 
     return Algorithm(adam.init, learn, direction, "spam")
@@ -104,7 +104,7 @@ def scale_by_spam(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -117,7 +117,7 @@ def scale_by_spam(
       >>> state = rule.init(jnp.zeros(1))
       >>> for gradient in (1.0, 1.0, 1000.0):
       ...     updates, state = rule.update(jnp.array([gradient]), state)
-      >>> print(f"{state.memory.mu[0]:.2f}")
+      >>> print(f"{state.moments.mu[0]:.2f}")
       0.18
 
     References:
@@ -170,7 +170,7 @@ def spam(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import Measure
-from novoclip.optimizers.adam import AdamMemory, adam_algorithm
+from novoclip.optimizers.adam import AdamState, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.moments import debiased
 from novoclip.optimizers.step import Step, add_decay, check_decay
@@ -31,16 +31,16 @@ def _stable_adamw(
     adam = adam_algorithm(b1, b2, eps, 0.0, True, mu_dtype, None)
     blocks = resolve_fixed(per, "rms")
 
-    def direction(gradients: Any, memory: AdamMemory, step: Step) -> Any:
+    def direction(gradients: Any, state: AdamState, step: Step) -> Any:
         small = step.value(eps, "eps")
-        root = debiased(memory.root, jnp.sqrt(memory.root_weight))
+        root = debiased(state.root, jnp.sqrt(state.root_weight))
 
         def surprise(g: jax.Array, r: jax.Array) -> jax.Array:
             size = jnp.maximum(r, small)
             return ratio(g, jnp.where(size > 0, size, 1).astype(g.dtype))
 
         sizes, most = blocks.norms(jax.tree.map(surprise, gradients, root)), step.value(max_rms, "max_rms")
-        pulled = add_decay(adam.direction(gradients, memory, step), step, rate=weight_decay, mask=weight_decay_mask)
+        pulled = add_decay(adam.direction(gradients, state, step), step, rate=weight_decay, mask=weight_decay_mask)
         divisors = blocks.spread(jax.tree.map(lambda size: jnp.maximum(1, size / most), sizes), pulled)
         return jax.tree.map(lambda u, by: u / by.astype(u.dtype), pulled, divisors)
 
@@ -81,7 +81,7 @@ def scale_by_stable_adamw(
         does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:
@@ -143,7 +143,7 @@ def stable_adamw(
         nothing but two counters moves. "propagate" does not look.
 
     Returns:
-      A GradientTransformation with an `OptimizerState` whose memory is an `AdamMemory`;
+      A GradientTransformation with an `OptimizerState` whose `moments` are an `AdamState`;
       updates have the gradients' dtypes.
 
     Raises:

@@ -28,7 +28,7 @@ def inverse(gradients: Any, root: Any, blocks: Measure, c: jax.Array) -> Any:
     return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients))
 
 
-def proportional(gradients: Any, memory: Any, blocks: Measure, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
+def proportional(gradients: Any, state: Any, blocks: Measure, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
     """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
 
     def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ def proportional(gradients: Any, memory: Any, blocks: Measure, decay: Decay, k: 
         # Zeros are passed over, or a number that is rarely anything else would be held near 0.
         return jnp.where(size > 0, new, old)
 
-    root, weight = memory.root, memory.root_weight
+    root, weight = state.root, state.root_weight
     limits = jax.tree.map(limit, root, weight, blocks.counts(gradients))
     # The moments that are learned from it take the place of those that it is computed from.
     clipped = written_out(clipped_at(gradients, blocks.spread(limits, gradients)))

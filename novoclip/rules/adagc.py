@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
-from novoclip.blocks import length
+from novoclip.blocks import l2_norm
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 
 
-class AdaGCMemory(NamedTuple):
+class AdaGCState(NamedTuple):
     """What AdaGC remembers.
 
     Attributes:
@@ -39,28 +39,28 @@ def _adagc(
     check_integer("warmup", warmup, low=1)
     check_number("floor", floor)
 
-    def init(norms: Any) -> AdaGCMemory:
-        return AdaGCMemory(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+    def init(norms: Any) -> AdaGCState:
+        return AdaGCState(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, AdaGCMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, AdaGCState]:
         del param_norms
-        warm = memory.seen >= warmup
-        total = extra["total"].astype(norms.dtype) if "total" in extra else length(norms)
+        warm = state.seen >= warmup
+        total = extra["total"].astype(norms.dtype) if "total" in extra else l2_norm(norms)
         share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
         most = value_at(lambda_abs, step, norms, "lambda_abs")
         absolute = jnp.where(share > 0, most * share, 0)
         # Where all of the gradient is within lambda_abs, this is above the block's own norm, but for rounding.
         absolute = jnp.where(total <= most, jnp.maximum(absolute, norms), absolute)
-        gamma = jnp.where(warm, memory.gamma, 1)
+        gamma = jnp.where(warm, state.gamma, 1)
         relative = value_at(lambda_rel, step, norms, "lambda_rel") * gamma
         limits = jnp.where(warm, relative, absolute)
         let_through = jnp.minimum(norms, limits)
         averaged = gamma + rate_at(decay, step, norms, "decay") * (let_through - gamma)
-        learned = jnp.where(warm, averaged, jnp.minimum(memory.gamma, let_through))
+        learned = jnp.where(warm, averaged, jnp.minimum(state.gamma, let_through))
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
-        return limits, choose(let_through > 0, AdaGCMemory(learned, jnp.minimum(memory.seen + 1, warmup)), memory)
+        return limits, select_blocks(let_through > 0, AdaGCState(learned, jnp.minimum(state.seen + 1, warmup)), state)
 
     return make_limit(init, update, name=f"adagc(warmup={warmup})", needs_total=True)
 
@@ -103,7 +103,7 @@ def adagc(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is an `AdaGCMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is an `AdaGCState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

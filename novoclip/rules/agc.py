@@ -21,7 +21,7 @@ def share_of_parameters(clipping: Schedulable, *, eps: Schedulable = 1e-3) -> Li
       eps: the least norm of parameters, likewise.
 
     Returns:
-      A Limit without memory, which needs the parameters.
+      A Limit without state, which needs the parameters.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -37,12 +37,10 @@ def share_of_parameters(clipping: Schedulable, *, eps: Schedulable = 1e-3) -> Li
     check_number("clipping", clipping)
     check_number("eps", eps)
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del extra
         sizes = jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))
-        return value_at(clipping, step, norms, "clipping") * sizes, memory
+        return value_at(clipping, step, norms, "clipping") * sizes, state
 
     return make_limit(lambda _: (), update, needs_params=True, name="share_of_parameters")
 

@@ -12,7 +12,7 @@ from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
-from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, percentile_of, remember
+from novoclip.rules.history import HistoryState, check_warmup, empty_history, percentile_of, remember
 
 
 def percentile_of_history(
@@ -31,7 +31,7 @@ def percentile_of_history(
       include_current: whether n_t is among those that its own limit is found from.
 
     Returns:
-      A Limit with a `HistoryMemory`.
+      A Limit with a `HistoryState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -41,9 +41,9 @@ def percentile_of_history(
     Example:
       >>> import jax.numpy as jnp
       >>> limit = percentile_of_history(50.0, window=3)
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (1.0, 3.0, 100.0):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       ...     print(limits)
       1.0
       2.0
@@ -55,11 +55,11 @@ def percentile_of_history(
     check_warmup(warmup, window)
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, HistoryMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, HistoryState]:
         del param_norms, extra
-        learned = remember(memory, norms)
-        seen = learned if include_current else memory
+        learned = remember(state, norms)
+        seen = learned if include_current else state
         filled, limits = percentile_of(seen.history, value_at(percentile, step, norms, "percentile"))
         return jnp.where(filled >= warmup, limits, no_limit(norms.dtype)), learned
 
@@ -102,7 +102,7 @@ def autoclip(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `HistoryState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

@@ -17,13 +17,11 @@ def _share_of_norm(max_norm: Schedulable, delta: Schedulable) -> Limit:
     check_number("max_norm", max_norm)
     check_number("delta", delta, high=1.0)
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del param_norms, extra
         return jnp.maximum(
             value_at(max_norm, step, norms, "max_norm"), value_at(delta, step, norms, "delta") * norms
-        ), memory
+        ), state
 
     return make_limit(lambda _: (), update, name="delta_gclip")
 
@@ -77,13 +75,11 @@ def _band(min_norm: Schedulable, max_norm: Schedulable) -> Limit:
     check_number("min_norm", min_norm)
     check_number("max_norm", max_norm)
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del param_norms, extra
         low, high = value_at(min_norm, step, norms, "min_norm"), value_at(max_norm, step, norms, "max_norm")
         # 0 stands for an infinite norm too, and stays 0 otherwise.
-        return jnp.where(norms > 0, jnp.minimum(jnp.maximum(norms, low), high), high), memory
+        return jnp.where(norms > 0, jnp.minimum(jnp.maximum(norms, low), high), high), state
 
     return make_limit(lambda _: (), update, name="clip_to_band")
 

@@ -11,7 +11,7 @@ import optax
 from novoclip.axes import Axes, check_axes, resolve_axes, resolve_specs
 from novoclip.clip_state import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
-from novoclip.mesh import shards, shards_of
+from novoclip.mesh import axis_size, partition_of
 from novoclip.paths import Path
 from novoclip.ranges import accumulation_dtype
 from novoclip.rules.record import record
@@ -80,12 +80,12 @@ def centralize(
         over = axes_of(name, leaf)
         wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
         number = max(math.prod(leaf.shape[axis] for axis in over), 1)
-        split = shards_of(name, leaf, spec.at(name, leaf))
+        split = partition_of(name, leaf, spec.at(name, leaf))
         along = tuple(axis for place in over for axis in split[place])
-        if number * shards(along) == 1:
+        if number * axis_size(along) == 1:
             return kept  # one input alone is its own mean
         # Divided before the sum, which could overflow.
-        mean = jnp.sum(wide / (number * shards(along)), axis=over, keepdims=True)
+        mean = jnp.sum(wide / (number * axis_size(along)), axis=over, keepdims=True)
         mean = jax.lax.psum(mean, along) if along else mean
         return jnp.where(jnp.isfinite(mean), narrow(wide - mean, leaf.dtype), zero)
 

@@ -11,7 +11,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, value_at
 from novoclip.clip_state import ClipState, advance_blocks
 from novoclip.clipping import NONFINITE, clip, new_norm
-from novoclip.counting import count_up
+from novoclip.counting import safe_increment
 from novoclip.granularity import resolve_fixed
 from novoclip.leaves import is_measured, named_leaves, reject_integers
 from novoclip.limits import constant
@@ -125,7 +125,7 @@ def clippy(
         rescaled = largest.rescale(updates, parts, jax.tree.map(target, parts, limits))
         norms, ones = jax.tree.map(_times, parts, sizes), jax.tree.map(jnp.ones_like, sizes)
         roundings = jax.tree.map(lambda n: UNITS * float(jnp.finfo(n.dtype).eps), norms)
-        state = state._replace(steps=count_up(state.steps, jnp.array(True)))
+        state = state._replace(steps=safe_increment(state.steps, jnp.array(True)))
         return rescaled, advance_blocks(state, norms, ones, roundings, counting=True)
 
     return masked(optax.GradientTransformationExtraArgs(start.init, update), mask)

@@ -12,7 +12,7 @@ from novoclip.granularity import resolve_measure
 from novoclip.limits import Limit, make_limit
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
-from novoclip.rules.history import HistoryMemory, check_warmup, empty_history, mean_and_deviation_of, remember
+from novoclip.rules.history import HistoryState, check_warmup, empty_history, mean_and_deviation_of, remember
 
 LEARN = ("raw", "clipped")
 
@@ -40,7 +40,7 @@ def deviations_of_history(
       eps: the least deviation, as a share of the mean: a float, an array or a schedule.
 
     Returns:
-      A Limit with a `HistoryMemory`.
+      A Limit with a `HistoryState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -49,9 +49,9 @@ def deviations_of_history(
     Example:
       >>> import jax.numpy as jnp
       >>> limit = deviations_of_history(2.0, window=4, warmup=2)
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (1.0, 3.0, 100.0):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       ...     print(limits)
       inf
       inf
@@ -65,15 +65,15 @@ def deviations_of_history(
     check_number("eps", eps)
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, HistoryMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, HistoryState]:
         del param_norms, extra
-        filled, mean, deviation = mean_and_deviation_of(memory.history)
+        filled, mean, deviation = mean_and_deviation_of(state.history)
         # In a window of equal norms the mean may round below them.
         least = value_at(eps, step, norms, "eps") * jnp.abs(mean)
         limits = mean + value_at(deviations, step, norms, "deviations") * jnp.maximum(deviation, least)
         limits = jnp.where(filled >= least_filled, limits, no_limit(norms.dtype))
-        return limits, remember(memory, norms if learn == "raw" else jnp.minimum(norms, limits))
+        return limits, remember(state, norms if learn == "raw" else jnp.minimum(norms, limits))
 
     return make_limit(
         lambda norms: empty_history(norms, window), update, name=f"deviations_of_history(window={window})", signed=True
@@ -115,7 +115,7 @@ def clip_by_deviation(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `HistoryMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `HistoryState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import check_integer
-from novoclip.limits import choose
+from novoclip.limits import select_blocks
 from novoclip.mesh import broadcast_like
 from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import square_root, wide_ratio
 
 
-class HistoryMemory(NamedTuple):
+class HistoryState(NamedTuple):
     """The latest norms of each block.
 
     Attributes:
@@ -24,19 +24,19 @@ class HistoryMemory(NamedTuple):
     slot: jax.Array
 
 
-def empty_history(norms: Any, window: int) -> HistoryMemory:
+def empty_history(norms: Any, window: int) -> HistoryState:
     """Return a history without entries."""
     empty = jnp.full((*norms.shape, window), no_limit(norms.dtype), norms.dtype)
-    return HistoryMemory(empty, jnp.zeros(norms.shape, jnp.int32))
+    return HistoryState(empty, jnp.zeros(norms.shape, jnp.int32))
 
 
-def remember(memory: HistoryMemory, norms: jax.Array) -> HistoryMemory:
+def remember(state: HistoryState, norms: jax.Array) -> HistoryState:
     """Return the history with these norms in place of the oldest; norms of 0 are passed over."""
-    window = memory.history.shape[-1]
-    slots = jax.lax.broadcasted_iota(jnp.int32, memory.history.shape, memory.history.ndim - 1)
-    newest = slots == memory.slot[..., None]
-    history = jnp.where(newest, broadcast_like(norms[..., None], newest), memory.history)
-    return choose(norms != 0, HistoryMemory(history, (memory.slot + 1) % window), memory)
+    window = state.history.shape[-1]
+    slots = jax.lax.broadcasted_iota(jnp.int32, state.history.shape, state.history.ndim - 1)
+    newest = slots == state.slot[..., None]
+    history = jnp.where(newest, broadcast_like(norms[..., None], newest), state.history)
+    return select_blocks(norms != 0, HistoryState(history, (state.slot + 1) % window), state)
 
 
 def check_warmup(warmup: int, window: int) -> None:

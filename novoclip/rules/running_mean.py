@@ -9,12 +9,12 @@ import optax
 from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 
 
-class RunningMeanMemory(NamedTuple):
+class RunningMeanState(NamedTuple):
     """What `running_mean` remembers.
 
     Attributes:
@@ -39,7 +39,7 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup
       warmup: norms to see before the first limit, at least 1. They are learned as if they had been limited.
 
     Returns:
-      A Limit with a `RunningMeanMemory`.
+      A Limit with a `RunningMeanState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -48,9 +48,9 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup
     Example:
       >>> import jax.numpy as jnp
       >>> limit = running_mean(2.0)
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (1.0, 3.0, 100.0):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       ...     print(limits)
       inf
       2.0
@@ -61,20 +61,20 @@ def running_mean(factor: Schedulable = 2.0, *, decay: Schedulable = 0.98, warmup
     check_number("decay", decay, high=1.0)
     check_integer("warmup", warmup, low=1)
 
-    def init(norms: Any) -> RunningMeanMemory:
-        return RunningMeanMemory(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
+    def init(norms: Any) -> RunningMeanState:
+        return RunningMeanState(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, jnp.int32))
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, RunningMeanMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, RunningMeanState]:
         del param_norms, extra
         none = no_limit(norms.dtype)
-        limits = jnp.where(memory.seen > 0, value_at(factor, step, norms, "factor") * memory.mean, none)
-        seen = jnp.minimum(memory.seen, jnp.iinfo(jnp.int32).max - 1) + 1
+        limits = jnp.where(state.seen > 0, value_at(factor, step, norms, "factor") * state.mean, none)
+        seen = jnp.minimum(state.seen, jnp.iinfo(jnp.int32).max - 1) + 1
         rate = jnp.maximum(rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
-        mean = memory.mean + rate * (jnp.minimum(norms, limits) - memory.mean)
-        memory_after = choose(norms > 0, RunningMeanMemory(mean, seen), memory)
-        return jnp.where(memory.seen >= warmup, limits, none), memory_after
+        mean = state.mean + rate * (jnp.minimum(norms, limits) - state.mean)
+        after = select_blocks(norms > 0, RunningMeanState(mean, seen), state)
+        return jnp.where(state.seen >= warmup, limits, none), after
 
     return make_limit(init, update, name="running_mean")
 
@@ -105,7 +105,7 @@ def clip_by_running_mean(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `RunningMeanMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `RunningMeanState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

@@ -9,7 +9,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_number, check_quantile, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import logarithm
@@ -17,7 +17,7 @@ from novoclip.safe_math import logarithm
 FORMS = ("geometric", "arithmetic")
 
 
-class ArithmeticQuantileMemory(NamedTuple):
+class ArithmeticQuantileState(NamedTuple):
     """What `running_quantile` remembers in the arithmetic form: under another name than in the other form.
 
     Attributes:
@@ -27,7 +27,7 @@ class ArithmeticQuantileMemory(NamedTuple):
     quantile: jax.Array
 
 
-class QuantileMemory(NamedTuple):
+class QuantileState(NamedTuple):
     """What `running_quantile` remembers in the geometric form.
 
     Attributes:
@@ -44,7 +44,7 @@ def running_quantile(
     form: str = "geometric",
     initial: Schedulable | None = None,
 ) -> Limit:
-    """Limit each block to an estimated quantile of its norms, in the memory of one number.
+    """Limit each block to an estimated quantile of its norms, with a state of one scalar per block.
 
     With b_t = 1 if n_t <= c_t, else 0,
 
@@ -62,7 +62,7 @@ def running_quantile(
       initial: c_1, above 0 and finite, or None: the first norm that is not 0.
 
     Returns:
-      A Limit with a `QuantileMemory`.
+      A Limit with a `QuantileState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -71,9 +71,9 @@ def running_quantile(
     Example:
       >>> import jax.numpy as jnp
       >>> limit = running_quantile(0.5, form="arithmetic", initial=1.0)
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (2.0, 2.0, 0.5):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       ...     print(limits.round(3))
       1.0
       1.1
@@ -85,16 +85,14 @@ def running_quantile(
     if initial is not None:
         check_number("initial", initial, exclude_low=True, exclude_high=True)
     geometric = form == "geometric"
-    remembered: Any = QuantileMemory if geometric else ArithmeticQuantileMemory
+    remembered: Any = QuantileState if geometric else ArithmeticQuantileState
 
     def init(norms: Any) -> Any:
         return remembered(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype))
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del param_norms, extra
-        (known,) = memory
+        (known,) = state
         first = norms if initial is None else value_at(initial, step, norms, "initial")
         first = jnp.where(first > 0, first, 1)
         begun = is_limit(known)
@@ -105,7 +103,7 @@ def running_quantile(
         within = (norms <= limits).astype(norms.dtype)
         moved = estimate - value_at(rate, step, norms, "rate") * (within - value_at(quantile, step, norms, "quantile"))
         moved = moved if geometric else jnp.maximum(moved, 0)
-        return limits, choose(norms > 0, remembered(moved), memory)
+        return limits, select_blocks(norms > 0, remembered(moved), state)
 
     return make_limit(init, update, name=f"running_quantile(form={form!r})")
 
@@ -142,7 +140,7 @@ def clip_by_running_quantile(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `QuantileMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `QuantileState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

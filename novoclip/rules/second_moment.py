@@ -10,7 +10,7 @@ from novoclip.arguments import Schedulable, check_choice, check_flag, check_numb
 from novoclip.clip_state import ClipState, advance_element_counts, start_counts
 from novoclip.clipping import NONFINITE, clip, judging, new_norm
 from novoclip.granularity import resolve_fixed
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.masks import masked
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.mesh import broadcast_like
@@ -21,7 +21,7 @@ from novoclip.shapes import SHAPES
 FORMS = ("inverse", "proportional")
 
 
-class SecondMomentMemory(NamedTuple):
+class SecondMomentState(NamedTuple):
     """What `second_moment` remembers.
 
     Attributes:
@@ -50,7 +50,7 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
       form: one of the two above.
 
     Returns:
-      A Limit with a `SecondMomentMemory`.
+      A Limit with a `SecondMomentState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -59,9 +59,9 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
     Example:
       >>> import jax.numpy as jnp
       >>> limit = second_moment(3.0, form="proportional")
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (2.0, 2.0):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       ...     print(limits)
       inf
       6.0
@@ -71,16 +71,16 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
     check_number("threshold", threshold, low=1.0 if form == "proportional" else 0.0)
     check_number("b2", b2, high=1.0)
 
-    def init(norms: Any) -> SecondMomentMemory:
+    def init(norms: Any) -> SecondMomentState:
         seen = jnp.zeros(norms.shape, jnp.int32) if form == "proportional" else ()
-        return SecondMomentMemory(jnp.zeros(norms.shape, norms.dtype), seen)
+        return SecondMomentState(jnp.zeros(norms.shape, norms.dtype), seen)
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, SecondMomentMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, SecondMomentState]:
         del param_norms, extra
         scale, rate = value_at(threshold, step, norms, "threshold"), rate_at(b2, step, norms, "b2")
-        before = memory.root
+        before = state.root
 
         def learn(size: jax.Array, rate: jax.Array) -> jax.Array:
             return hypotenuse(jnp.sqrt(1 - rate) * before, jnp.sqrt(rate) * size)
@@ -88,12 +88,12 @@ def second_moment(threshold: Schedulable, *, b2: Schedulable = 0.999, form: str 
         if form == "inverse":
             root = learn(norms, rate)
             limits = wide_ratio(scale, jnp.where(root > 0, root, 1))
-            return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentMemory(root, ())
-        limits = jnp.where(memory.seen > 0, scale * before, no_limit(norms.dtype))
+            return jnp.where(root > 0, limits, no_limit(norms.dtype)), SecondMomentState(root, ())
+        limits = jnp.where(state.seen > 0, scale * before, no_limit(norms.dtype))
         # Without the plain mean at first, one tiny gradient would hold the limits down for thousands of steps.
-        seen = memory.seen + (memory.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
+        seen = state.seen + (state.seen < jnp.iinfo(jnp.int32).max).astype(jnp.int32)
         root = learn(jnp.minimum(norms, limits), jnp.maximum(rate, 1 / seen.astype(rate.dtype)))
-        return limits, choose(norms > 0, SecondMomentMemory(root, seen), memory)
+        return limits, select_blocks(norms > 0, SecondMomentState(root, seen), state)
 
     return make_limit(init, update, name=f"second_moment(form={form!r})")
 
@@ -138,7 +138,7 @@ def clip_by_second_moment(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `SecondMomentMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `SecondMomentState`.
       It is kept in float32 (float64 for float64 parameters). Per block, the state's
       `norms` are root mean squares, and its `limits` those of the numbers.
 

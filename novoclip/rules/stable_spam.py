@@ -10,13 +10,13 @@ from novoclip.arguments import Schedulable, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, ratio, square_root
 
 
-class AverageMemory(NamedTuple):
+class AverageState(NamedTuple):
     """A running mean, corrected for its bias.
 
     Attributes:
@@ -28,7 +28,7 @@ class AverageMemory(NamedTuple):
     weight: jax.Array
 
 
-class RootRatioMemory(NamedTuple):
+class RootRatioState(NamedTuple):
     """What AdaGN remembers.
 
     Attributes:
@@ -36,17 +36,17 @@ class RootRatioMemory(NamedTuple):
       second: the root of the mean of their squares, which themselves may overflow.
     """
 
-    first: AverageMemory
-    second: AverageMemory
+    first: AverageState
+    second: AverageState
 
 
-def _empty(norms: Any) -> AverageMemory:
-    return AverageMemory(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, norms.dtype))
+def _empty(norms: Any) -> AverageState:
+    return AverageState(jnp.zeros(norms.shape, norms.dtype), jnp.zeros(norms.shape, norms.dtype))
 
 
-def _rate(memory: AverageMemory, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _rate(state: AverageState, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the weight after this step, and the share of the present norm in the corrected mean."""
-    weight = memory.weight + rate * (1 - memory.weight)
+    weight = state.weight + rate * (1 - state.weight)
     return weight, jnp.where(weight > 0, ratio(rate, jnp.where(weight > 0, weight, 1)), 0)
 
 
@@ -54,12 +54,12 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
     check_number("decay", decay, high=1.0)
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, AverageMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, AverageState]:
         del param_norms, extra
-        weight, share = _rate(memory, rate_at(decay, step, norms, "decay"))
-        mean = memory.mean + share * (norms - memory.mean)
-        learned = choose(norms > 0, AverageMemory(mean, weight), memory)
+        weight, share = _rate(state, rate_at(decay, step, norms, "decay"))
+        mean = state.mean + share * (norms - state.mean)
+        learned = select_blocks(norms > 0, AverageState(mean, weight), state)
         return jnp.where(weight > 0, mean, no_limit(norms.dtype)), learned
 
     return make_limit(_empty, update, name="adaclip")
@@ -98,7 +98,7 @@ def adaclip(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is an `AverageMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is an `AverageState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -130,18 +130,18 @@ def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit
     check_number("eps", eps)
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, RootRatioMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, RootRatioState]:
         del param_norms, extra
-        weight, share = _rate(memory.first, rate_at(b1, step, norms, "b1"))
-        mean = memory.first.mean + share * (norms - memory.first.mean)
-        root_weight, root_share = _rate(memory.second, rate_at(b2, step, norms, "b2"))
-        root = hypotenuse(square_root(1 - root_share) * memory.second.mean, square_root(root_share) * norms)
+        weight, share = _rate(state.first, rate_at(b1, step, norms, "b1"))
+        mean = state.first.mean + share * (norms - state.first.mean)
+        root_weight, root_share = _rate(state.second, rate_at(b2, step, norms, "b2"))
+        root = hypotenuse(square_root(1 - root_share) * state.second.mean, square_root(root_share) * norms)
         size = root + value_at(eps, step, norms, "eps")
-        learned = RootRatioMemory(AverageMemory(mean, weight), AverageMemory(root, root_weight))
-        return ratio(mean, jnp.where(size > 0, size, 1)), choose(norms > 0, learned, memory)
+        learned = RootRatioState(AverageState(mean, weight), AverageState(root, root_weight))
+        return ratio(mean, jnp.where(size > 0, size, 1)), select_blocks(norms > 0, learned, state)
 
-    return make_limit(lambda norms: RootRatioMemory(_empty(norms), _empty(norms)), update, name="adagn")
+    return make_limit(lambda norms: RootRatioState(_empty(norms), _empty(norms)), update, name="adagn")
 
 
 def adagn(
@@ -175,7 +175,7 @@ def adagn(
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `RootRatioMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `RootRatioState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

@@ -33,7 +33,7 @@ def trust_ratio(
       max_norm: at least 0, likewise.
 
     Returns:
-      A Limit without memory, which needs the parameters.
+      A Limit without state, which needs the parameters.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -51,9 +51,7 @@ def trust_ratio(
     if learning_rate is not None:
         check_number("learning_rate", learning_rate)
 
-    def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
         del extra
         low, high = value_at(min_norm, step, norms, "min_norm"), value_at(max_norm, step, norms, "max_norm")
         sizes = jnp.minimum(jnp.maximum(param_norms.astype(norms.dtype), low), high)
@@ -61,7 +59,7 @@ def trust_ratio(
         by = value_at(rate, step, norms, "learning_rate")
         usable = (sizes > 0) & (by > 0)
         limits = wide_ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
-        return jnp.where(usable, limits, no_limit(norms.dtype)), memory
+        return jnp.where(usable, limits, no_limit(norms.dtype)), state
 
     return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")
 

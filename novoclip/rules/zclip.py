@@ -10,7 +10,7 @@ import optax
 from novoclip.arguments import Schedulable, check_choice, check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.clipping import clip
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, choose, make_limit
+from novoclip.limits import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, square_root
@@ -18,7 +18,7 @@ from novoclip.safe_math import hypotenuse, square_root
 MODES = ("adaptive_scaling", "mean", "percentile")
 
 
-class ZScoreMemory(NamedTuple):
+class ZScoreState(NamedTuple):
     """What `z_score` remembers of each block's norms.
 
     Attributes:
@@ -73,7 +73,7 @@ def z_score(
       eps: added to the deviation: a float, an array or a schedule.
 
     Returns:
-      A Limit with a `ZScoreMemory`. For blocks that are not limited it reports where they would be.
+      A Limit with a `ZScoreState`. For blocks that are not limited it reports where they would be.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -82,9 +82,9 @@ def z_score(
     Example:
       >>> import jax.numpy as jnp
       >>> limit = z_score(warmup=2, mode="mean")
-      >>> memory = limit.init(jnp.zeros(()))
+      >>> state = limit.init(jnp.zeros(()))
       >>> for norm in (1.0, 3.0, 100.0):
-      ...     limits, memory = limit.update(jnp.array(norm), memory, step=jnp.int32(0))
+      ...     limits, state = limit.update(jnp.array(norm), state, step=jnp.int32(0))
       >>> print(limits)
       2.0
     """
@@ -99,43 +99,43 @@ def z_score(
         check_integer("release", release, low=1)
     check_number("eps", eps)
 
-    def init(norms: Any) -> ZScoreMemory:
+    def init(norms: Any) -> ZScoreState:
         zeros = functools.partial(jnp.zeros, norms.shape)
-        return ZScoreMemory(zeros(jnp.int32), zeros(norms.dtype), zeros(norms.dtype), zeros(jnp.int32))
+        return ZScoreState(zeros(jnp.int32), zeros(norms.dtype), zeros(norms.dtype), zeros(jnp.int32))
 
     def update(
-        norms: Any, memory: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
-    ) -> tuple[Any, ZScoreMemory]:
+        norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
+    ) -> tuple[Any, ZScoreState]:
         del param_norms, extra
         margin = 0.0 if mode == "percentile" else value_at(eps, step, norms, "eps")
         threshold = value_at(z_threshold, step, norms, "z_threshold")
-        warm = memory.seen >= warmup
-        deviation = memory.deviation
-        edge = memory.mean + threshold * (deviation + margin)
+        warm = state.seen >= warmup
+        deviation = state.deviation
+        edge = state.mean + threshold * (deviation + margin)
         spike = warm & (norms > edge)
         if mode == "adaptive_scaling":
             # 1 / z, written so that a deviation of 0 needs no division by it.
-            inverse = (deviation + margin) / jnp.where(spike, norms - memory.mean, 1)
-            replacement = memory.mean + threshold * deviation * (threshold * inverse)
+            inverse = (deviation + margin) / jnp.where(spike, norms - state.mean, 1)
+            replacement = state.mean + threshold * deviation * (threshold * inverse)
             replacement = value_at(clip_factor, step, norms, "clip_factor") * replacement
         else:
-            replacement = memory.mean if mode == "mean" else edge
+            replacement = state.mean if mode == "mean" else edge
         bound = jnp.where(warm, jnp.where(spike, replacement, edge), no_limit(norms.dtype))
 
-        released = memory.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
+        released = state.spikes >= release if release is not None else jnp.zeros(norms.shape, bool)
         learned = jnp.where(spike & ~released, replacement, norms)
-        seen = jnp.minimum(memory.seen + 1, warmup)
+        seen = jnp.minimum(state.seen + 1, warmup)
         # Welford's running mean and variance while warming up.
         rate = jnp.where(warm, rate_at(decay, step, norms, "decay"), 1 / seen.astype(norms.dtype))
-        mean = memory.mean + rate * (learned - memory.mean)
-        residual = jnp.where(warm, learned - mean, learned - memory.mean)
+        mean = state.mean + rate * (learned - state.mean)
+        residual = jnp.where(warm, learned - mean, learned - state.mean)
         surprise = square_root(jnp.abs(learned - mean)) * square_root(jnp.abs(residual))
         deviation = hypotenuse(square_root(1 - rate) * deviation, square_root(rate) * surprise)
         limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))
         if skip_update_on_spike:
-            mean, deviation = choose(spike & ~released, (memory.mean, memory.deviation), (mean, deviation))
-        spikes = jnp.where(spike, jnp.minimum(memory.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
-        return limits, choose(norms != 0, ZScoreMemory(seen, mean, deviation, spikes), memory)
+            mean, deviation = select_blocks(spike & ~released, (state.mean, state.deviation), (mean, deviation))
+        spikes = jnp.where(spike, jnp.minimum(state.spikes, jnp.iinfo(jnp.int32).max - 1) + 1, 0)
+        return limits, select_blocks(norms != 0, ZScoreState(seen, mean, deviation, spikes), state)
 
     # A factor below 1 of a limit below 0 would raise it.
     signed = isinstance(clip_factor, float | int) and clip_factor == 1
@@ -185,12 +185,12 @@ def zclip(
       norm: "l1", "l2", "max" or "rms".
       shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
       nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
-        on. Neither enters the memory.
+        on. Neither is learned.
       mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
         returns one. The others pass unchanged and count for no norm. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose memory is a `ZScoreMemory`.
+      A GradientTransformation with a `ClipState` whose `limit_state` is a `ZScoreState`.
 
     Raises:
       TypeError: if an argument has the wrong type.

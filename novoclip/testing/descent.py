@@ -41,7 +41,7 @@ def a_step_that_is_not_finite_is_skipped(subject: Subject) -> None:
             broken |= {"bias": with_element(broken["bias"], bad)}
             updates, after = run.update(broken, state, params)
             assert is_zero(updates), f"{bad} became {updates}"
-            jax.tree.map(np.testing.assert_array_equal, (after.memory, after.clip), (state.memory, state.clip))
+            jax.tree.map(np.testing.assert_array_equal, (after.moments, after.clip), (state.moments, state.clip))
             assert int(after.steps) == int(state.steps) + 1, "steps stood still"
             assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
             updates, _ = run.update(random_tree(2, dtype), after, params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.counting import count_in_a_row, count_up
+from novoclip.counting import count_in_a_row, safe_increment
 from novoclip.granularity import resolve_measure
 from novoclip.leaves import is_measured, narrow, reject_integers
 from novoclip.mesh import shapes_of, zeros_like
@@ -139,7 +139,7 @@ def _with_carry(
     ) -> tuple[optax.Updates, CarryState]:
         reject_integers(updates)
         check_origin(state, CarryState, origin)
-        entering, sent, carry_of, memory = step(
+        entering, sent, carry_of, inner_state = step(
             jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
         )
         # Finite gradients may have a sum that is not, or whose norm is not: then nothing would be let through again.
@@ -152,14 +152,14 @@ def _with_carry(
             lambda x: narrow(jnp.where(finite, next(numbers), 0), jnp.result_type(x)) if is_measured(x) else x, updates
         )
         carry = carry_of(jax.tree.map(_widened, sent))
-        carry, memory = jax.tree.map(
+        carry, inner_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new if new.dtype == old.dtype else new.astype(old.dtype), old),
-            (carry, memory),
+            (carry, inner_state),
             (state.carry, state.inner),
         )
-        steps, nonfinite = count_up(state.steps, jnp.array(True)), count_up(state.nonfinite, ~finite)
+        steps, nonfinite = safe_increment(state.steps, jnp.array(True)), safe_increment(state.nonfinite, ~finite)
         in_a_row = count_in_a_row(state.nonfinite_in_a_row, ~finite)
-        return sent, CarryState(steps, nonfinite, carry, memory, state.origin, in_a_row)
+        return sent, CarryState(steps, nonfinite, carry, inner_state, state.origin, in_a_row)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_integer
-from novoclip.counting import count_up
+from novoclip.counting import safe_increment
 from novoclip.leaves import is_measured
 from novoclip.wrappers.inner import checked_inner, wide_dtype
 
@@ -30,7 +30,7 @@ def start_after(
     """Pass gradients on for some steps, then begin to clip, at once or little by little.
 
     u_t = (1 - a_t) g_t + a_t rule(g_t), with a_t = 0 in the first `steps` steps, then rising
-    linearly to 1 over `ramp` steps. The rule's memory learns from the first step on. Numbers
+    linearly to 1 over `ramp` steps. The rule learns from the first step on. Numbers
     that are not finite come from the rule from the first step on, which sets them to zero.
 
     Args:
@@ -74,7 +74,7 @@ def start_after(
         if not isinstance(state, DelayedState):
             msg = f"start_after needs a state of type DelayedState; got {type(state).__name__}: call init again"
             raise ValueError(msg)
-        clipped, memory = rule.update(updates, state.inner, params, **extra)
+        clipped, inner_state = rule.update(updates, state.inner, params, **extra)
         begun = state.steps - min(steps, jnp.iinfo(jnp.int32).max) + 1
         share = jnp.clip(begun.astype(jnp.float32) / float(ramp + 1), 0, 1)
 
@@ -87,6 +87,8 @@ def start_after(
             mixed = jnp.where(share == 1, after, jnp.where(share == 0, before, mixed.astype(before.dtype)))
             return jnp.where(jnp.isfinite(before), mixed, after)
 
-        return jax.tree.map(blend, updates, clipped), DelayedState(count_up(state.steps, jnp.array(True)), memory)
+        return jax.tree.map(blend, updates, clipped), DelayedState(
+            safe_increment(state.steps, jnp.array(True)), inner_state
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

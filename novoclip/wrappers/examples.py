@@ -18,7 +18,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """Apply a rule to each example's gradient, then average.
 
     u = mean_i rule(g_i). Updates enter with a leading axis of examples on each leaf, as
-    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's memory becomes the mean
+    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's state becomes the mean
     of those that the examples would leave, without the ones that leave it as it is. To hold fewer
     gradients at once, put it before `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
 
@@ -107,10 +107,10 @@ def _merged(states: Any, before: Any) -> Any:
         if not isinstance(new, ClipState):
             return _mean(new)
         statistics = jax.tree.map(_mean, new)
-        if isinstance(new.norms, tuple) or _of_slices(new.memory):
-            # The state does not show the norm of each number, or slice: those that moved a memory are where it differs.
+        if isinstance(new.norms, tuple) or _of_slices(new.limit_state):
+            # The norms of elements or slices are not shown: examples that changed a state are where it differs.
             return statistics._replace(
-                memory=jax.tree.map(lambda a, b: _mean_of(a, b, _differs(a, b)), new.memory, old.memory)
+                limit_state=jax.tree.map(lambda a, b: _mean_of(a, b, _differs(a, b)), new.limit_state, old.limit_state)
             )
         known = jnp.isfinite(new.norms) & (new.norms > 0)
 
@@ -118,13 +118,13 @@ def _merged(states: Any, before: Any) -> Any:
             moved = jnp.expand_dims(known, tuple(range(known.ndim, a.ndim)))
             return _mean_of(a, b, jnp.broadcast_to(moved, a.shape))
 
-        return statistics._replace(memory=jax.tree.map(blocks, new.memory, old.memory))
+        return statistics._replace(limit_state=jax.tree.map(blocks, new.limit_state, old.limit_state))
 
     return jax.tree.map(merge, states, before, is_leaf=lambda node: isinstance(node, ClipState))
 
 
-def _of_slices(memory: Any) -> bool:
-    nodes = jax.tree.leaves(memory, is_leaf=lambda node: isinstance(node, Slices))
+def _of_slices(state: Any) -> bool:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Slices))
     return any(isinstance(node, Slices) for node in nodes)
 
 
@@ -134,7 +134,7 @@ def _differs(leaf: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def _mean_of(leaf: jax.Array, old: jax.Array, moved: jax.Array) -> jax.Array:
-    """Return the mean over the examples that moved a memory: those of zeros, and not finite, leave it as it is."""
+    """Return the mean over the examples that changed a state: those of zeros, and not finite, leave it as it is."""
     count = jnp.sum(moved, axis=0)
     if not is_measured(leaf):
         # Counters, which all examples that moved have in common.

@@ -10,7 +10,7 @@ import optax
 
 from novoclip.leaves import named_leaves
 from novoclip.matching import ByPath, check_entries, may_match_hidden
-from novoclip.mesh import said_to_vary, varying_axes
+from novoclip.mesh import declared_varying, varying_axes
 from novoclip.paths import Path, check_distinct, entry_for, is_function, leaves_with_paths, some_of
 from novoclip.wrappers.inner import checked_inner
 
@@ -71,7 +71,7 @@ def across_shards(
         shards.check(params)
         if _unmapped(names):
             return rule.init(params)  # outside of the map, of whole leaves
-        with said_to_vary(axes_of):
+        with declared_varying(axes_of):
             return rule.init(params)
 
     def update(
@@ -81,7 +81,7 @@ def across_shards(
             msg = f"axis_name={missing!r} is not mapped here: call update inside jax.pmap or jax.shard_map over it"
             raise ValueError(msg)
         shards.check(updates)
-        with said_to_vary(axes_of):
+        with declared_varying(axes_of):
             return rule.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -34,30 +34,30 @@ class Record(NamedTuple):
 
 DEFAULT = "default"
 NORM_LIMITS: dict[str, Any] = {
-    "deviations_of_history(6.0, eps=0.01)": novoclip.deviations_of_history(6.0, eps=0.01),
-    "deviations_of_history(6.0, warmup=8, eps=0.01)": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01),
-    "deviations_of_history(4.0, window=32, warmup=8, eps=0.1)": novoclip.deviations_of_history(
-        4.0, window=32, warmup=8, eps=0.1
-    ),
-    "z_score(4.0, warmup=8)": novoclip.z_score(4.0, warmup=8),
-    "z_score(6.0, warmup=8)": novoclip.z_score(6.0, warmup=8),
-    "percentile_of_history(99.0, warmup=8, include_current=False)": novoclip.percentile_of_history(
+    "limits.deviation(6.0, eps=0.01)": novoclip.limits.deviation(6.0, eps=0.01),
+    "limits.deviation(6.0, warmup=8, eps=0.01)": novoclip.limits.deviation(6.0, warmup=8, eps=0.01),
+    "limits.deviation(4.0, window=32, warmup=8, eps=0.1)": novoclip.limits.deviation(4.0, window=32, warmup=8, eps=0.1),
+    "limits.zclip(4.0, warmup=8)": novoclip.limits.zclip(4.0, warmup=8),
+    "limits.zclip(6.0, warmup=8)": novoclip.limits.zclip(6.0, warmup=8),
+    "limits.autoclip(99.0, warmup=8, include_current=False)": novoclip.limits.autoclip(
         99.0, warmup=8, include_current=False
     ),
-    "running_quantile(0.99)": novoclip.running_quantile(0.99),
-    **{f"running_mean({factor})": novoclip.running_mean(factor) for factor in (2.0, 2.5, 3.0, 4.0, 5.0)},
+    "running_quantile(0.99)": novoclip.limits.running_quantile(0.99),
+    **{f"limits.running_mean({factor})": novoclip.limits.running_mean(factor) for factor in (2.0, 2.5, 3.0, 4.0, 5.0)},
     **{
-        f"running_mean({factor}, decay={decay}, warmup=7)": novoclip.running_mean(factor, decay=decay, warmup=7)
+        f"limits.running_mean({factor}, decay={decay}, warmup=7)": novoclip.limits.running_mean(
+            factor, decay=decay, warmup=7
+        )
         for factor, decay in ((3.0, 0.98), (3.0, 0.95), (2.5, 0.9), (3.0, 0.9), (4.0, 0.9), (3.0, 0.8))
     },
     DEFAULT: None,
 }
 VALUE_LIMITS: dict[str, Any] = {
-    "deviations_of_history(6.0, warmup=8, eps=0.01)": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01),
-    "deviations_of_history(6.0, window=32, warmup=8, eps=0.01)": novoclip.deviations_of_history(
+    "limits.deviation(6.0, warmup=8, eps=0.01)": novoclip.limits.deviation(6.0, warmup=8, eps=0.01),
+    "limits.deviation(6.0, window=32, warmup=8, eps=0.01)": novoclip.limits.deviation(
         6.0, window=32, warmup=8, eps=0.01
     ),
-    "z_score(6.0, warmup=8)": novoclip.z_score(6.0, warmup=8),
+    "limits.zclip(6.0, warmup=8)": novoclip.limits.zclip(6.0, warmup=8),
     DEFAULT: None,
 }
 
@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, help="a folder of CSV files")
     real, made = read(parser.parse_args().records), synthetic()
-    inner, unlimited = optax.identity(), novoclip.constant(np.inf)
+    inner, unlimited = optax.identity(), novoclip.limits.constant(np.inf)
     norms = {name: novoclip.skip_spikes(inner, limit) for name, limit in NORM_LIMITS.items()}
     values = {name: novoclip.skip_spikes(inner, unlimited, value_limit=limit) for name, limit in VALUE_LIMITS.items()}
     for title, records, guards, losses in (

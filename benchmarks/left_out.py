@@ -31,7 +31,7 @@ def aggc() -> optax.GradientTransformation:
         new = norms * jnp.clip(factor, 0.9, 1.1)
         return new, 0.95 * mean + 0.05 * new
 
-    return novoclip.clip("tensor", novoclip.Limit(init, update), "normalize")
+    return novoclip.clip_by_limit("tensor", novoclip.Limit(init, update), "normalize")
 
 
 def adanorm() -> optax.GradientTransformation:
@@ -44,7 +44,7 @@ def adanorm() -> optax.GradientTransformation:
         mean = 0.95 * mean + 0.05 * norms
         return jnp.maximum(norms, mean), mean
 
-    return novoclip.clip("tensor", novoclip.Limit(init, update), "normalize")
+    return novoclip.clip_by_limit("tensor", novoclip.Limit(init, update), "normalize")
 
 
 def alphagrad() -> optax.GradientTransformation:

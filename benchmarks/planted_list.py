@@ -61,7 +61,7 @@ FAULTS = (
     ),
     Fault(
         "the larger of two limits holds",
-        "novoclip/limits.py",
+        "novoclip/limits/tighter.py",
         "functools.reduce(jnp.minimum,",
         "functools.reduce(jnp.maximum,",
         (
@@ -187,7 +187,7 @@ FAULTS = (
     # Rules.
     Fault(
         "a history that never wraps around",
-        "novoclip/rules/history.py",
+        "novoclip/limits/history.py",
         "(state.slot + 1) % window",
         "state.slot + 1",
         (
@@ -197,7 +197,7 @@ FAULTS = (
     ),
     Fault(
         "percentiles of one entry too many",
-        "novoclip/rules/history.py",
+        "novoclip/limits/history.py",
         "percentile / 100 * jnp.maximum(filled - 1, 0)",
         "percentile / 100 * filled",
         (
@@ -207,7 +207,7 @@ FAULTS = (
     ),
     Fault(
         "the running mean learns spikes",
-        "novoclip/rules/running_mean.py",
+        "novoclip/limits/running_mean.py",
         "rate * (jnp.minimum(norms, limits) - state.mean)",
         "rate * (norms - state.mean)",
         (
@@ -217,7 +217,7 @@ FAULTS = (
     ),
     Fault(
         "the running quantile moves the wrong way",
-        "novoclip/rules/running_quantile.py",
+        "novoclip/limits/running_quantile.py",
         "moved = estimate - value_at(rate,",
         "moved = estimate + value_at(rate,",
         (
@@ -227,21 +227,21 @@ FAULTS = (
     ),
     Fault(
         "zclip begins one step early",
-        "novoclip/rules/zclip.py",
+        "novoclip/limits/zclip.py",
         "warm = state.seen >= warmup\n",
         "warm = state.seen >= warmup - 1\n",
         (only(RULES, "zclip"), RULES, MORE),
     ),
     Fault(
         "zclip forgets its fixed limit",
-        "novoclip/rules/zclip.py",
+        "novoclip/limits/zclip.py",
         'limits = jnp.minimum(bound, value_at(max_norm, step, norms, "max_norm"))',
         "limits = bound",
         (only(MORE, "zclip"), RULES, MORE),
     ),
     Fault(
         "deviations begin one step late",
-        "novoclip/rules/deviation.py",
+        "novoclip/limits/deviation.py",
         "filled >= least_filled",
         "filled > least_filled",
         (
@@ -251,7 +251,7 @@ FAULTS = (
     ),
     Fault(
         "agc without its floor",
-        "novoclip/rules/agc.py",
+        "novoclip/limits/agc.py",
         'jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))',
         "param_norms.astype(norms.dtype)",
         (
@@ -271,7 +271,7 @@ FAULTS = (
     ),
     Fault(
         "a trust ratio freezes weights of zero",
-        "novoclip/rules/trust_ratio.py",
+        "novoclip/limits/trust_ratio.py",
         "usable = (sizes > 0) & (by > 0)",
         "usable = by > 0",
         (
@@ -292,9 +292,9 @@ FAULTS = (
     # Optimizers.
     Fault(
         "optimizers climb",
-        "novoclip/optimizers/algorithm.py",
-        "-rate.astype(u.dtype) * u",
-        "rate.astype(u.dtype) * u",
+        "novoclip/optimizers/selection.py",
+        "-by.astype(u.dtype) * u",
+        "by.astype(u.dtype) * u",
         (
             only(DESCENT, "follow_schedules"),
             DESCENT,
@@ -303,8 +303,8 @@ FAULTS = (
     Fault(
         "weight decay is applied twice",
         "novoclip/optimizers/algorithm.py",
-        'if decay == "coupled":',
-        "if decay in DECAYS:",
+        'if weight_decay_mode == "coupled":',
+        "if weight_decay_mode in DECAY_MODES:",
         (
             only(DESCENT, "follow_schedules"),
             DESCENT,
@@ -337,8 +337,8 @@ FAULTS = (
     Fault(
         "Adam's second moment keeps its bias",
         "novoclip/optimizers/adam.py",
-        "first, second = (jnp.where(weight > 0, weight, 1) for weight in (state.mu_weight, state.root_weight))",
-        "first, second = state.mu_weight, jnp.ones_like(state.root_weight)",
+        "by = jnp.sqrt(second)",
+        "by = jnp.ones_like(second)",
         (
             only(DESCENT, "formulas"),
             DESCENT,
@@ -347,8 +347,8 @@ FAULTS = (
     Fault(
         "Adam's eps inside the root",
         "novoclip/optimizers/adam.py",
-        "return divide(state.mu, root, eps._replace(value=size * eps.value), inside, size / first)",
-        "return divide(state.mu, root, eps._replace(value=0 * eps.value), second * eps.value, size / first)",
+        "eps = eps._replace(value=by * eps.value)",
+        "eps, eps_root = eps._replace(value=0 * eps.value), second * eps.value",
         (
             only(DESCENT, "formulas"),
             DESCENT,

@@ -28,7 +28,7 @@ def loss_of(params, x, y):
 
 
 def main():
-    optimizer = optax.chain(novoclip.clip("tensor", times_the_mean(2.0)), optax.sgd(0.1, momentum=0.9))
+    optimizer = optax.chain(novoclip.clip_by_limit("tensor", times_the_mean(2.0)), optax.sgd(0.1, momentum=0.9))
 
     @jax.jit
     def train_step(params, opt_state, key, fault):

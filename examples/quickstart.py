@@ -17,7 +17,7 @@ def loss(params):
     return jnp.mean((params["w"] * x + params["b"] - y) ** 2)
 
 
-optimizer = novoclip.momentum(0.01, gamma=0.9, clip=novoclip.clip_by_value(1.0, count=True))
+optimizer = novoclip.momentum(0.01, decay=0.9, clip=novoclip.clip_by_value(1.0, count=True))
 params = {"w": jnp.zeros(()), "b": jnp.zeros(())}
 state = optimizer.init(params)
 

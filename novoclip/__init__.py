@@ -1,133 +1,73 @@
-"""Gradient clipping for JAX: every rule an Optax transform that tells what it did."""
+"""Gradient clipping for JAX: clipping rules, guards and optimizers as Optax transforms that show what they did."""
 
+import importlib.metadata
+
+from novoclip import limits, states, typing
 from novoclip.clip_state import ClipState
-from novoclip.clipping import clip
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import elements, groups, resolve_measure, tensors, units
-from novoclip.guards import (
-    NonfiniteState,
-    SpikeState,
-    TrainingStoppedError,
-    check,
-    guard_nonfinite,
-    locate_nonfinite,
-    skip_spikes,
-)
-from novoclip.limits import Limit, constant, tighter
+from novoclip.guards.locate import locate_nonfinite
+from novoclip.guards.nonfinite import guard_nonfinite
+from novoclip.guards.protect import protect
+from novoclip.guards.spikes import skip_spikes
+from novoclip.guards.stop import TrainingStoppedError, check
+from novoclip.limit import Limit
 from novoclip.measure import Measure
-from novoclip.optimizers import (
-    ACClipState,
-    AdagradState,
-    AdamState,
-    ADOPTState,
-    AMSGradState,
-    MomentumState,
-    NovoClipState,
-    NovoGradState,
-    OptimizerState,
-    RMSpropState,
-    acclip,
-    adagrad,
-    adam,
-    adopt,
-    amsgrad,
-    momentum,
-    novoclip,
-    novograd,
-    nsgd,
-    rmsprop,
-    scale_by_acclip,
-    scale_by_adagrad,
-    scale_by_adam,
-    scale_by_adopt,
-    scale_by_amsgrad,
-    scale_by_momentum,
-    scale_by_novoclip,
-    scale_by_novograd,
-    scale_by_nsgd,
-    scale_by_rmsprop,
-    scale_by_spam,
-    scale_by_stable_adamw,
-    sgd,
-    spam,
-    stable_adamw,
-)
-from novoclip.rules import (
-    AdaGCState,
-    ArithmeticQuantileState,
-    AverageState,
-    HistoryState,
-    QuantileState,
-    RootRatioState,
-    RunningMeanState,
-    SecondMomentState,
-    ZScoreState,
-    adaclip,
-    adagc,
-    adagn,
-    agc,
-    autoclip,
-    centralize,
-    clip_by_deviation,
-    clip_by_global_norm,
-    clip_by_norm,
-    clip_by_running_mean,
-    clip_by_running_quantile,
-    clip_by_second_moment,
-    clip_by_spectral_norm,
-    clip_by_trust_ratio,
-    clip_by_value,
-    clip_to_band,
-    clippy,
-    delta_gclip,
-    deviations_of_history,
-    normalize_by_norm,
-    percentile_of_history,
-    qk_clip,
-    record,
-    running_mean,
-    running_quantile,
-    second_moment,
-    share_of_parameters,
-    singular_values,
-    trust_ratio,
-    z_score,
-    zclip,
-)
+from novoclip.optimizers.acclip import acclip, scale_by_acclip
+from novoclip.optimizers.adagrad import adagrad, scale_by_rss
+from novoclip.optimizers.adam import adam, scale_by_adam
+from novoclip.optimizers.adamw import adamw
+from novoclip.optimizers.adopt import adopt, scale_by_adopt
+from novoclip.optimizers.algorithm import OptimizerState
+from novoclip.optimizers.amsgrad import amsgrad, scale_by_amsgrad
+from novoclip.optimizers.lamb import lamb
+from novoclip.optimizers.lars import lars
+from novoclip.optimizers.momentum import momentum, trace
+from novoclip.optimizers.novoclip import novoclip, scale_by_novoclip
+from novoclip.optimizers.novograd import novograd, scale_by_novograd
+from novoclip.optimizers.nsgd import nsgd, scale_by_nsgd
+from novoclip.optimizers.rms import scale_by_rms, scale_by_stddev
+from novoclip.optimizers.rmsprop import rmsprop
+from novoclip.optimizers.sgd import sgd
+from novoclip.optimizers.spam import scale_by_spam, spam
+from novoclip.optimizers.stable_adamw import scale_by_stable_adamw, stable_adamw
+from novoclip.rules.adagc import adagc
+from novoclip.rules.adaptive_grad_clip import adaptive_grad_clip
+from novoclip.rules.agc import agc
+from novoclip.rules.autoclip import autoclip
+from novoclip.rules.band import clip_to_band, delta_gclip
+from novoclip.rules.centralize import centralize
+from novoclip.rules.clippy import clippy
+from novoclip.rules.deviation import clip_by_deviation
+from novoclip.rules.norm import clip_by_block_rms, clip_by_global_norm, clip_by_norm
+from novoclip.rules.normalized import normalize_by_norm
+from novoclip.rules.qk import qk_clip
+from novoclip.rules.record import record
+from novoclip.rules.running_mean import clip_by_running_mean
+from novoclip.rules.running_quantile import clip_by_running_quantile
+from novoclip.rules.scale_by_trust_ratio import scale_by_trust_ratio
+from novoclip.rules.second_moment import clip_by_second_moment
+from novoclip.rules.spectral import clip_by_spectral_norm, singular_values
+from novoclip.rules.stable_spam import adaclip, adagn
+from novoclip.rules.trust_ratio import clip_by_trust_ratio
+from novoclip.rules.value import clip, clip_by_value
+from novoclip.rules.zclip import zclip
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
-from novoclip.slices import Slices
 from novoclip.telemetry import metrics
 from novoclip.upgrade import upgrade_state
-from novoclip.wrappers import CarryState, DelayedState, across_shards, clip21, per_example, start_after, uclip
+from novoclip.wrappers.carry import clip21, uclip
+from novoclip.wrappers.delay import start_after
+from novoclip.wrappers.examples import per_example
+from novoclip.wrappers.shards import across_shards
+
+__version__ = importlib.metadata.version("novoclip")
 
 __all__ = [
-    "ACClipState",
-    "ADOPTState",
-    "AMSGradState",
-    "AdaGCState",
-    "AdagradState",
-    "AdamState",
-    "ArithmeticQuantileState",
-    "AverageState",
-    "CarryState",
     "ClipState",
-    "DelayedState",
-    "HistoryState",
     "Limit",
     "Measure",
-    "MomentumState",
-    "NonfiniteState",
-    "NovoClipState",
-    "NovoGradState",
     "OptimizerState",
-    "QuantileState",
-    "RMSpropState",
-    "RootRatioState",
-    "RunningMeanState",
-    "SecondMomentState",
-    "Slices",
-    "SpikeState",
     "TrainingStoppedError",
-    "ZScoreState",
     "acclip",
     "across_shards",
     "adaclip",
@@ -135,6 +75,8 @@ __all__ = [
     "adagn",
     "adagrad",
     "adam",
+    "adamw",
+    "adaptive_grad_clip",
     "adopt",
     "agc",
     "amsgrad",
@@ -145,8 +87,10 @@ __all__ = [
     "check",
     "clip",
     "clip21",
+    "clip_by_block_rms",
     "clip_by_deviation",
     "clip_by_global_norm",
+    "clip_by_limit",
     "clip_by_norm",
     "clip_by_running_mean",
     "clip_by_running_quantile",
@@ -156,13 +100,14 @@ __all__ = [
     "clip_by_value",
     "clip_to_band",
     "clippy",
-    "constant",
     "delta_gclip",
-    "deviations_of_history",
     "elements",
     "groups",
     "guard_nonfinite",
     "inverse_time_decay",
+    "lamb",
+    "lars",
+    "limits",
     "locate_nonfinite",
     "metrics",
     "momentum",
@@ -171,40 +116,41 @@ __all__ = [
     "novograd",
     "nsgd",
     "per_example",
-    "percentile_of_history",
+    "protect",
     "qk_clip",
     "record",
     "resolve_measure",
     "rmsprop",
-    "running_mean",
-    "running_quantile",
     "scale_by_acclip",
-    "scale_by_adagrad",
     "scale_by_adam",
     "scale_by_adopt",
     "scale_by_amsgrad",
-    "scale_by_momentum",
     "scale_by_novoclip",
     "scale_by_novograd",
     "scale_by_nsgd",
-    "scale_by_rmsprop",
+    "scale_by_rms",
+    "scale_by_rss",
     "scale_by_spam",
     "scale_by_stable_adamw",
-    "second_moment",
+    "scale_by_stddev",
+    "scale_by_trust_ratio",
     "sgd",
-    "share_of_parameters",
     "singular_values",
     "skip_spikes",
     "spam",
     "stable_adamw",
     "start_after",
+    "states",
     "tensors",
-    "tighter",
-    "trust_ratio",
+    "trace",
+    "typing",
     "uclip",
     "units",
     "untuned_warmup",
     "upgrade_state",
-    "z_score",
     "zclip",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__version__"]

@@ -1,4 +1,4 @@
-"""Small leaves that are alike are stacked: XLA's compile time grows with the number of kernels, and faster."""
+"""Stacking of small leaves of one shape, since XLA's compile time grows faster than the number of kernels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +9,17 @@ import numpy as np
 
 from novoclip.mesh import varying_axes
 
-SMALL = 4096  # numbers of a leaf that is stacked with others of its shape, if there are FEW or more
+SMALL = 4096  # most elements of a leaf that is stacked with others of its shape, if there are FEW or more
 FEW = 4
 
 
 def alike(leaves: Sequence[jax.Array], kinds: Sequence[Any], *, alone: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Return the places of leaves that are to be stacked, together; the others by themselves.
+    """Return groups of positions of leaves: those that are stacked together, and the others one by one.
 
     Args:
       leaves: the leaves.
-      kinds: what else must be equal, for each of them.
-      alone: which stay by themselves, as those that are split over devices.
+      kinds: for each leaf, what must be equal within a group, besides shape and dtype.
+      alone: for each leaf, whether it is never stacked, as leaves that are sharded over devices.
     """
     groups: dict[Any, list[int]] = {}
     for i, (leaf, kind, apart) in enumerate(zip(leaves, kinds, alone, strict=True)):
@@ -36,7 +36,7 @@ def stacked(leaves: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> l
 def in_order(rows: Sequence[jax.Array], groups: Sequence[tuple[int, ...]]) -> jax.Array:
     """Return one array of values of leaves, in their order, from an array for each group."""
     values, order = jnp.concatenate(rows), np.array([place for places in groups for place in places])
-    # And not a slice for each: XLA would compile them one by one.
+    # Not one slice for each leaf: XLA would compile them one by one.
     return values if np.all(order[:-1] < order[1:]) else values[np.argsort(order)]
 
 

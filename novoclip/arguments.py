@@ -1,10 +1,10 @@
 """Checks of arguments at construction, and the value of a number that may be a schedule.
 
-Only Python and NumPy numbers are checked by value. A JAX array may be a tracer, so it is checked by
-dtype and shape alone: what `inject_hyperparams` makes must not raise in eager mode where it does not under jit.
+Only Python and NumPy numbers are checked by value. A JAX array may be a tracer, so it is checked by dtype and shape
+alone: a value from `inject_hyperparams` must not raise in eager mode if it does not under jit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
 import numbers
 from typing import Any
@@ -16,12 +16,10 @@ import numpy as np
 
 from novoclip.mesh import broadcast_like
 from novoclip.ranges import without_infinity
+from novoclip.typing import ScalarOrSchedule
 
-Number = float | np.ndarray | jax.Array
-Schedulable = Number | Callable[[jax.Array], Number]
-
-# Arguments that matter by their distance from 1 (percentiles: from 100), and arguments far below 1.
-NEAR_ONE = frozenset({"b1", "b2", "decay", "dampening", "gamma", "momentum", "percentile", "quantile", "rho"})
+# Arguments whose distance from 1 matters (for percentiles, from 100), and arguments far below 1.
+NEAR_ONE = frozenset({"b1", "b2", "decay", "dampening", "momentum", "percentile", "quantile"})
 SMALL = frozenset({"eps", "eps_root"})
 
 
@@ -50,7 +48,7 @@ def check_number(
         raise TypeError(msg)
     shape: tuple[int, ...] = getattr(value, "shape", ())
     if len(shape) > 1:
-        msg = f"{name} must be a scalar or a vector with one entry a block; got shape {shape}"
+        msg = f"{name} must be a scalar or a vector with one entry per block; got shape {shape}"
         raise ValueError(msg)
     check_precision(name, value)
     if isinstance(value, jax.Array):
@@ -64,10 +62,10 @@ def check_number(
 
 
 def check_precision(name: str, number: Any) -> None:
-    """Raise if a number has a dtype in which it may become another: in bfloat16 0.999 is 1, in float16 1e-8 is 0.
+    """Raise if a number has a dtype too coarse for it: in bfloat16 0.999 becomes 1, in float16 1e-8 becomes 0.
 
-    Decided by the dtype alone, since values are not known under jit. Thresholds and learning rates may have
-    16 bits: they are rounded to three digits.
+    This depends on the dtype alone, since values are not known under jit. Thresholds and learning rates may have
+    16 bits: they are rounded to about three digits.
     """
     if not jnp.issubdtype(getattr(number, "dtype", jnp.float32), jnp.floating):
         return
@@ -134,7 +132,7 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
+def value_at(value: ScalarOrSchedule, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
     """Return a number, or a schedule's value at `step`, broadcast to `like`."""
     number = value(step) if callable(value) else value
     check_precision(name, number)
@@ -144,12 +142,12 @@ def value_at(value: Schedulable, step: jax.Array, like: jax.Array, name: str) ->
         msg = f"{name} has shape {number.shape}, but the blocks have shape {like.shape}"
         raise ValueError(msg)
     if like.ndim and not number.ndim:
-        # XLA folds a constant into the steps of a quotient (`wide_ratio`), and then flushes its inverse to 0.
+        # Without the barrier XLA folds a constant into the factors of `wide_ratio`, and flushes its inverse to 0.
         number = lax.optimization_barrier(number)
     return broadcast_like(number, like)
 
 
-def rate_at(decay: Schedulable, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
-    """Return 1 - decay as `value_at` does; a decay that is NaN counts as 1, so that nothing is learned from it."""
+def rate_at(decay: ScalarOrSchedule, step: jax.Array, like: jax.Array, name: str) -> jax.Array:
+    """Return 1 - decay as `value_at` does. A decay that is NaN counts as 1, so that nothing is learned."""
     rate = 1 - value_at(decay, step, like, name)
     return jnp.where(jnp.isnan(rate), 0, rate)

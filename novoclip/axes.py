@@ -1,4 +1,4 @@
-"""Which axes of a leaf norms are taken over, and which mesh axes it is split over."""
+"""The axes of a leaf that norms are taken over, and the mesh axes that it is sharded over."""
 
 from collections.abc import Callable, Sequence
 import operator
@@ -17,7 +17,7 @@ AxesOf = Callable[[Any, jax.Array], tuple[int, ...]]
 
 
 def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
-    """Return the function `axes(path, leaf)`, which gives sorted axes from 0, that the argument of `units` means."""
+    """Return the function of (path, leaf) that returns the sorted axes, from 0, that `axes` of `units` stands for."""
     if isinstance(axes, str):
         check_choice("axes", axes, LAYOUTS)
         return _all_but_first if axes == "torch" else _all_but_last
@@ -42,17 +42,17 @@ def check_axes(axes: Any, axes_of: AxesOf, leaves: Sequence[tuple[Path, jax.Arra
 
 
 def resolve_specs(specs: Any) -> ByPath:
-    """Return the PartitionSpec of each leaf, which is that of its own path or of the nearest above; None without.
+    """Return the PartitionSpec of each leaf: that of its path or of the nearest subtree above it, or None.
 
     Raises:
-      TypeError: if `specs` holds something that is no PartitionSpec. In a check, a ValueError: if an entry is for
-        no leaf.
+      TypeError: if `specs` holds anything but PartitionSpecs.
+      ValueError: in `check`, if an entry matches no leaf.
     """
     spec = jax.sharding.PartitionSpec
     leaves = leaves_with_paths(specs, is_leaf=lambda node: isinstance(node, spec))
     for path, leaf in leaves:
         if not isinstance(leaf, spec):
-            msg = f"specs must be a tree of PartitionSpecs; got {leaf!r} at {path!r}"
+            msg = f"specs must be a pytree of PartitionSpecs; got {leaf!r} at {path!r}"
             raise TypeError(msg)
     entries = {path.keys: leaf for path, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""Norms of blocks of leaves, and their rescaling: precision and range are settled here, once."""
+"""Norms of blocks of leaves, and rescaling to other norms, without overflow, underflow or loss of precision."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -25,9 +25,9 @@ NORMS = ("l1", "l2", "max", "rms")
 def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     """Return the norms of the blocks, accumulated in at least float32.
 
-    Right wherever the sum of the block's numbers, or the root of the sum of their squares, can
-    be represented; only one outside the usual range costs more passes. A block counts as zero
-    if all its numbers are under 6e-33 (float64: 6e-275).
+    A norm is right wherever the sum of the block's elements, or the root of the sum of their squares, can be
+    represented. Only a norm outside the usual range costs more passes. A block counts as zero if all its elements are
+    below 6e-33 (float64: 6e-275).
     """
     dtype = common_dtype(leaves)
     if norm not in ("l1", "max"):
@@ -41,7 +41,7 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
 
 
 def l2_norm(vector: jax.Array) -> jax.Array:
-    """Return the Euclidean norm of a vector, or of a scalar, that is the same on every device."""
+    """Return the Euclidean norm of a vector, or of a scalar, which is the same on every device."""
     layout = Layout((0,), (tuple(range(vector.ndim)),), "scalar", over=((),))
     return block_norms([vector], layout, "l2")
 
@@ -67,7 +67,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
 
 @jax.jit
 def _root(totals: jax.Array, size: Any, scales: jax.Array) -> jax.Array:
-    """Return the root of that of three means which is right, by the first sum, and undo its scale."""
+    """Return the root of the mean at the scale that suits it, chosen by the first total, with the scale undone."""
     usual, small, large = (square_root(total / size) / scale for total, scale in zip(totals, scales, strict=True))
     smaller = totals[0] < RANGES[jnp.finfo(totals.dtype).bits].small
     return jnp.where(_in_range(totals[0]), usual, jnp.where(smaller, small, large))
@@ -75,7 +75,7 @@ def _root(totals: jax.Array, size: Any, scales: jax.Array) -> jax.Array:
 
 @_root_norms.defjvp
 def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> Any:
-    # d||x|| = <x / ||x||, dx>, whose numbers stay in range where those of the squares do not.
+    # d||x|| = <x / ||x||, dx>, whose terms stay in range where squares do not.
     leaves, dleaves = primals[0], tangents[0]
     norms = _root_norms(leaves, layout, norm)
     sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, norms)
@@ -108,10 +108,10 @@ def _all_in_range(totals: Any) -> jax.Array:
 
 
 def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: Any, new: Any) -> list[jax.Array]:
-    """Multiply each block by the one factor that takes its norm from `old` to `new`.
+    """Multiply each block by the factor that changes its norm from `old` to `new`.
 
-    A block whose `new` is 0 becomes zeros, NaN too, unless its norm counted as 0 already.
-    Where `old` is 0, or not finite while `new` is not 0, the block is left as it is.
+    A block whose `new` is 0 becomes zeros, also where it holds NaN, unless its `old` is 0. Where `old` is 0, or is not
+    finite while `new` is not 0, the block is unchanged.
     """
     pairs = jax.tree.map(lambda a, b: kept_apart(_factors(a, jnp.asarray(b))), old, new)
     shifts, factors = (jax.tree.map(lambda _, pair, k=k: pair[k], old, pairs) for k in (0, 1))
@@ -121,13 +121,13 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: Any, new: Any) 
 
 @jax.jit
 def _factors(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return a power of two, 1 unless new / old is near the ends of the range of numbers, and the factor beside it."""
+    """Return the factors of new / old: a power of two, 1 unless the quotient is very large or small, and the rest."""
     usable, new = jnp.isfinite(old) & (old > 0), new.astype(old.dtype)
     # Two masks: a division by 0 in the branch not taken would make derivatives NaN.
     size = jnp.where(usable, old, 1)
     shift = first_factor(jnp.where(usable & (new != 0), lax.stop_gradient(new / size), 1))
     quotient = wide_ratio(new, size * shift)
-    # A block within its limit comes back bit for bit, also where x / x is not quite 1, as on a GPU.
+    # A block within its limit is returned bit for bit, also where x / x is not exactly 1, as on a GPU.
     quotient = jnp.where(new == old, 1 + (quotient - lax.stop_gradient(quotient)), quotient)
     factor = jnp.where(usable, quotient, 1)
     return shift, jnp.where((new == 0) & (old != 0), 0, jnp.minimum(factor, jnp.finfo(factor.dtype).max))
@@ -135,12 +135,12 @@ def _factors(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
-    # The factor of a float32 leaf beside float64 ones may be beyond float32.
+    # Where other leaves are float64, the factor of a float32 leaf may be outside the range of float32.
     dtype = jnp.float64 if factor.dtype == jnp.float64 else accumulation_dtype(leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
     if jnp.finfo(leaf.dtype).bits < 32:
-        # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of every leaf.
+        # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of each leaf.
         leaf, factor = kept_apart((leaf, factor))
     scaled = leaf.astype(dtype) * shift.astype(dtype) * factor.astype(dtype)
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
@@ -154,14 +154,14 @@ def _square(leaf: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return _square(leaf.real, scale, dtype) + _square(leaf.imag, scale, dtype)
     if jnp.finfo(leaf.dtype).bits < 32:
-        # Otherwise XLA hoists the upcast out of the loop, and keeps a float32 copy of every leaf.
+        # Otherwise XLA hoists the upcast out of the loop, and keeps a float32 copy of each leaf.
         leaf, scale = kept_apart((leaf, scale))
     return jnp.square(leaf.astype(dtype) * scale)
 
 
 def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...]) -> jax.Array:
-    """Return the squares of a leaf's numbers, or of a matrix whose rows are summed, these sums."""
-    # No others: to take their axes together would gather a leaf that is split along one of them.
+    """Return the squares of a leaf's elements; for a matrix whose rows are summed, the sum of the squares' rows."""
+    # Only these: merging the axes of other leaves would gather a leaf that is sharded along one of them.
     if leaf.ndim != 2 or axes != (0,) or varying_axes(leaf):
         return _square(leaf, scale, dtype)
     return sum_of_rows(lambda part: _square(part, scale, dtype), leaf)
@@ -182,7 +182,7 @@ def _combined_slices(
             found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
         else:
             found[places] = global_slice(combine(part, axis=axes, keepdims=True), axes, over, combine)
-    # Not the shapes of the leaves, of which a device may hold a part.
+    # Not from the shapes of the leaves, of which a device may hold a part.
     shapes = {place: found[places].shape[int(len(places) > 1) :] for places in found for place in places}
     return in_groups(found, groups_of([shapes[place] for place in sorted(shapes)]), dtype)
 

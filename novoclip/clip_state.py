@@ -1,4 +1,4 @@
-"""The state of a clipping rule, and its counts of what was clipped."""
+"""The state of a clipping rule: the last norms and limits, and counts of the steps that were clipped."""
 
 from typing import Any, NamedTuple
 
@@ -15,22 +15,25 @@ from novoclip.slices import Slices, places_of
 
 
 class ClipState(NamedTuple):
-    """What a clipping rule knows after a step; see `novoclip.metrics` to read it.
+    """The state of a clipping rule: the last norms and limits, and counts of steps; read it by `novoclip.metrics`.
 
     Attributes:
-      steps: int32, steps taken; stops at the largest int32, as the other two counters do.
-      norms: norms of the last step's blocks before clipping, a scalar or a vector; for `per="unit"` a vector with one
-        for each leaf, of the unit that was furthest above its limit (of several alike, their mean); `()` for
-        `per="element"`, as are `limits`.
-      limits: the limits of these blocks at the last step. A block whose norm was not finite keeps its own.
-      fraction: float32, share of the blocks that were beyond their limit at the last step
-        (per element, at the last step that was finite).
-      clipped: int32, steps in which any block was.
-      nonfinite: int32, steps in which any block's norm was not finite, or its limit NaN.
-        For `per="element"`, these three are `()` unless counting was asked for.
+      steps: int32, number of updates. It stops at the largest int32, as do the other counts.
+      norms: norms of the blocks at the last step, before clipping: a scalar or a vector. With `per="unit"`, a vector
+        with one entry per leaf: the norm of the unit that was furthest above its limit, or the mean of several that
+        were equally far. With `per="element"`, `()`.
+      limits: limits of these blocks at the last step. A block whose norm was not finite keeps its previous limit. With
+        `per="element"`, `()`.
+      fraction: float32, fraction of the blocks that were beyond their limit at the last step (per element, at the last
+        finite step).
+      clipped: int32, number of steps in which any block was beyond its limit.
+      nonfinite: int32, number of steps in which any block had a norm that was not finite, or a limit of NaN.
+        `fraction`, `clipped` and `nonfinite` are `()` if the rule does not count them, which is the default per
+        element.
       limit_state: the state of the Limit.
-      origin: which rule made the state; it holds no array.
-      nonfinite_in_a_row: int32, how many of the latest steps in a row were; `()` in a state saved by 0.1.0.
+      origin: which rule made the state. It holds no array.
+      nonfinite_in_a_row: int32, how many of the latest steps in a row `nonfinite` counted; `()` in a state saved by
+        version 0.1.0.
     """
 
     steps: jax.Array
@@ -45,26 +48,26 @@ class ClipState(NamedTuple):
 
 
 def start_counts(state: ClipState) -> ClipState:
-    """Return the state with its four counts at 0."""
+    """Return the state with all counts at 0."""
     zeros = {name: jnp.zeros((), jnp.int32) for name in ("clipped", "nonfinite", "nonfinite_in_a_row")}
     return state._replace(fraction=jnp.zeros((), jnp.float32), **zeros)
 
 
 def check_counts(state: ClipState, *, counting: bool) -> None:
-    """Raise if a state has counts and the rule does not count, or the other way round."""
+    """Raise a ValueError if a state has counts and the rule does not count, or the reverse."""
     if isinstance(state.clipped, tuple) == counting:
-        msg = f"this state was made with count={not counting}, the rule with count={counting}: call init again"
+        msg = f"the state was made with count={not counting}, but this rule has count={counting}: call init again"
         raise ValueError(msg)
 
 
 def start_norms(state: ClipState, norms: Any) -> ClipState:
-    """Return the state with norms of 0 and no limits, from the shapes of norms that are not those of elements."""
+    """Return the state with norms of 0 and no limits, from the shapes of norms other than those of elements."""
     shape, dtype = norms_shown(norms)
     return state._replace(norms=jnp.zeros(shape, dtype), limits=jnp.full(shape, no_limit(dtype), dtype))
 
 
 def norms_shown(norms: Any) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and dtype of the norms that a state shows: those of an array, or one for each of several."""
+    """Return the shape and dtype of the norms in a state: those of the array, or one entry per leaf of Slices."""
     if isinstance(norms, Slices):
         leaves = sum(map(len, places_of(norms)))
         return (leaves,), norms.arrays[0].dtype
@@ -72,14 +75,15 @@ def norms_shown(norms: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *, counting: bool) -> ClipState:
-    """Return the state with this step's norms, their limits and, if asked for, what was beyond them.
+    """Return the state with the norms of this step, their limits and, if `counting`, the counts of blocks.
 
     Args:
-      state: that of the step before.
+      state: the state of the previous step.
       norms: one array, or Slices.
-      limits: likewise.
-      roundings: likewise numbers; see `rounding_of`.
-      counting: whether to count.
+      limits: the limits of the norms, in the same form.
+      roundings: by how much a norm may be above its limit by rounding, as a fraction of the limit: a float, or arrays
+        in the form of the norms; see `rounding_of`.
+      counting: whether to update the counts.
     """
     dtype = state.norms.dtype
     if isinstance(norms, Slices):
@@ -94,7 +98,7 @@ def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *,
 
 
 def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: int) -> ClipState:
-    """Return the state with a step counted in which some of `count` blocks were beyond their limits, or spoilt."""
+    """Return the state after a step with `count` blocks, `beyond` over their limits and `spoilt` not finite."""
     return state._replace(
         fraction=(beyond / float(max(count, 1))).astype(state.fraction.dtype),
         clipped=safe_increment(state.clipped, beyond > 0),
@@ -104,10 +108,10 @@ def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: 
 
 
 def advance_element_counts(state: ClipState, norms: Any, limits: Any) -> ClipState:
-    """Return the state with this step's numbers counted, or the step as not finite if any is not."""
+    """Return the state with the elements beyond their limits counted, or a step that is not finite."""
 
-    # |d| + d is above 0 where d is; not maximum(d, 0), nor a comparison, which XLA's CPU backend
-    # writes out before it sums. n / n is NaN where n is not finite; n - n may be taken for 0 instead.
+    # |d| + d is positive where d is. XLA's CPU backend would write maximum(d, 0), or a comparison, to memory
+    # before it sums. n / n is NaN where n is not finite; XLA may simplify n - n to 0.
     def term(n: jax.Array, c: jax.Array) -> jax.Array:
         excess = n - jnp.minimum(c, jnp.finfo(c.dtype).max)
         return jnp.sum(jnp.sign(jnp.abs(excess) + excess) * n / (n + jnp.finfo(n.dtype).tiny))

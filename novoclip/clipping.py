@@ -1,4 +1,6 @@
-"""clip(measure, limit, shape): the three answers that make a clipping rule."""
+"""clip_by_limit(measure, limit, shape): build a clipping rule from three independent parts."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from novoclip.granularity import PER, resolve_measure
 from novoclip.layout import Layout
 from novoclip.learning import freeze_nonfinite
 from novoclip.leaves import is_measured, reject_integers
-from novoclip.limits import Limit, name_of
+from novoclip.limit import Limit, name_of
 from novoclip.masks import masked, with_gradients
 from novoclip.measure import ALL, Measure, norm_shapes
 from novoclip.origin import check_origin, made_by
@@ -32,54 +34,56 @@ from novoclip.platforms import kept_apart
 from novoclip.rounding import is_beyond, rounded_like, rounding_of
 from novoclip.shapes import CUTS, SHAPES
 from novoclip.slices import Slices
+from novoclip.typing import Granularity, Mask, Nonfinite, Shape
 
 NONFINITE = ("zero", "propagate")
 
 
-def clip(
-    measure: str | Measure,
+def clip_by_limit(
+    measure: Granularity,
     limit: Limit | None = None,
-    shape: str = "hard",
+    shape: Shape = "hard",
     *,
-    nonfinite: str = "zero",
+    nonfinite: Nonfinite = "zero",
     count: bool | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Make a clipping rule of three independent answers.
+    """Build a gradient clipping rule from a measure of norms, a limit on them and a clipping shape.
 
-    Each block of the gradient, of norm n, is multiplied by shape(n, c) / n, where c is
-    its limit at this step.
+    The gradients are divided into blocks. A block is the unit that is clipped together: the whole pytree, a tensor, an
+    output unit or an element. Each block g with the norm n and the limit c becomes g shape(n, c) / n.
 
     Args:
-      measure: how large each block is: "tree", "tensor", "unit" or "element" (Euclidean
-        norms), or a Measure, such as `resolve_measure("tensor", "l1")` or `groups(...)`.
-      limit: how large each block may be: `constant(1.0)`, or one that learns from the norms. Schedules count
-        every update.
-      shape: what becomes of a block that is larger: "hard" (n becomes c), "tanh", "arctan",
-        "algebraic" and "smooth" (n approaches c; n / (1 + n / c) the slowest), "normalize" (n becomes c for smaller
-        blocks too), "drop" (n becomes 0).
-      nonfinite: "zero" sets a block whose norm is not finite (or whose limit is NaN, which
-        a schedule may return) to zero and leaves that block's state as it was; "propagate"
-        passes the block on, and does not learn from it. Per element, an infinity is
-        clipped like any large number (and counts as not finite where there is no limit).
-      count: whether to keep `fraction`, `clipped` and `nonfinite`: by default yes, except per
-        element, where it takes one more pass over the gradients.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function of
-        the gradients that returns one. The others pass unchanged, and count for no norm. None for all.
+      measure: the blocks and their norms: "tree" (one block), "tensor" (each leaf), "unit" (each output unit) or
+        "element" (each element), with Euclidean norms; or a Measure, such as `resolve_measure("tensor", "l1")` or
+        `groups(...)`.
+      limit: the limits of the blocks at each step: a fixed one, such as `limits.constant(1.0)`, or one that learns from
+        the norms, such as `limits.autoclip(90.0)`. Required. Schedules count every update, from 0.
+      shape: the new norm of a block: "hard" (min(n, c)), "tanh", "arctan", "algebraic" and "smooth" (norms that
+        approach c smoothly; "smooth", n / (1 + n / c), the slowest), "normalize" (c, also for smaller blocks) or "drop"
+        (0 beyond c).
+      nonfinite: what happens to a block whose norm is not finite, or whose limit is NaN (which a schedule may return).
+        "zero" sets the block to zero; "propagate" passes it on. Neither changes the state of the limit for that block.
+        Per element, an infinity is clipped like any large element; where there is no limit, it counts as not finite.
+      count: whether to keep the statistics `fraction`, `clipped` and `nonfinite` in the state. None for yes, except per
+        element, where counting takes one more pass over the gradients.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `ClipState`.
 
     Raises:
-      TypeError: if `measure` is neither a string nor a Measure, or `limit` no Limit.
-      ValueError: if a name is unknown. In `init` and `update`: if the Limit needs
-        parameters and they are absent, the number of blocks (per unit, of leaves) differs from that in
-        `init`, the state is that of another rule, or `mask` selects no leaf.
+      TypeError: if `measure` is neither a string nor a Measure, or `limit` is not a Limit.
+      ValueError: if a string is not one of those listed. In `init` and `update`: if the Limit needs the parameters and
+        they are absent, the number of blocks (per unit, of leaves) differs from that in `init`, the state is that of
+        another rule, or `mask` selects no leaf.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from novoclip import constant
-      >>> rule = clip("tensor", constant(1.0))
+      >>> from novoclip import limits
+      >>> rule = clip_by_limit("tensor", limits.constant(1.0))
       >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}
       >>> updates, state = rule.update(gradients, rule.init(gradients))
       >>> print(updates["a"], updates["b"], state.norms)
@@ -100,7 +104,7 @@ def clip(
         judged = judge(updates, state, params, extra)
         norms = judged.norms
         if counting and measure.elementwise:
-            # Otherwise absolute values are computed once for counting and clipping, and written out.
+            # Otherwise XLA computes absolute values once, for counting and clipping, and writes them to memory.
             updates = jax.tree.map(lambda x: kept_apart(x) if is_measured(x) else x, updates)
             norms = measure.norms(updates)
         new = jax.tree.map(lambda n, c, r: target(n, c, rounding=r), norms, judged.limits, judged.roundings)
@@ -113,15 +117,22 @@ def clip(
 
 
 def sees_all(rule: Any) -> bool:
-    """Whether the state of a rule shows norms of all numbers: if one of these is not finite, a norm is not.
+    """Return whether the norms in a rule's state cover all elements: if one is not finite, a norm is not.
 
-    The function says it, and not the rule, nor the Measure, whose other fields may be replaced.
+    The mark is on the update function, since the other fields of a rule or a Measure may be replaced.
     """
     return getattr(getattr(rule, "update", None), ALL, False)
 
 
 class Judged(NamedTuple):
-    """Norms and their limits at a step; `roundings` says by how much a norm may be above its limit, relatively."""
+    """The norms of a step and their limits.
+
+    Attributes:
+      norms: the norms, as the Measure returns them.
+      limits: the limit of each norm.
+      roundings: how far a norm may be above its limit by rounding alone, as a fraction of the limit.
+      state: the state after the step.
+    """
 
     norms: Any
     limits: Any
@@ -130,13 +141,13 @@ class Judged(NamedTuple):
 
 
 def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool = False) -> tuple[Any, Any]:
-    """Return two functions, `init(params)` and `judge(updates, state, params, extra)`, which gives what is Judged.
+    """Return `init(params)` and `judge(updates, state, params, extra)`; the latter returns a Judged.
 
     Args:
-      measure: the blocks.
-      limit: their limits.
-      counting: whether `judge` counts what is beyond them.
-      elsewhere: whether the caller counts, in the same state.
+      measure: the blocks and their norms.
+      limit: the limits of the norms.
+      counting: whether `judge` counts the blocks beyond their limits.
+      elsewhere: whether the caller keeps these counts, in the same state.
     """
     elements = measure.elementwise
     advance = over_leaves(freeze_nonfinite(limit, elementwise=elements), measure)
@@ -185,8 +196,8 @@ def _total(norms: Slices) -> jax.Array:
 def new_norm(
     norm: jax.Array, limit: jax.Array, shape: str, nonfinite: str, *, elementwise: bool, rounding: float | None = None
 ) -> jax.Array:
-    """Return the norm that a block gets: shape(norm, limit), or what `nonfinite` says."""
-    # Infinite numbers are clipped like large ones; an infinite norm has no direction left.
+    """Return the new norm of a block: shape(norm, limit), or that of `nonfinite` if the norm is not finite."""
+    # An infinite element is clipped like a large one. A block with an infinite norm has no direction to scale.
     known = (~jnp.isnan(norm) if elementwise else jnp.isfinite(norm)) & ~jnp.isnan(limit)
     norm_or_1 = jnp.where(known, norm, 1)
     new = SHAPES[shape](norm_or_1, limit)
@@ -201,18 +212,18 @@ def _checked_limit(measure: Any, limit: Any) -> Limit:
     if not isinstance(measure, str | Measure):
         msg = (
             f"measure must be a Measure or one of {', '.join(PER)}; got {measure!r}. "
-            "To clip at a number use clip_by_value, clip_by_norm or clip_by_global_norm"
+            "To clip at a fixed threshold, write clip_by_value, clip_by_norm or clip_by_global_norm"
         )
         raise TypeError(msg)
     if not isinstance(limit, Limit):
-        msg = f"limit must be a Limit, such as constant(1.0); got {limit!r}"
+        msg = f"limit must be a Limit, such as limits.constant(1.0); got {limit!r}"
         raise TypeError(msg)
     return limit
 
 
 def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
     if params is None:
-        msg = "this rule's limits depend on the parameters: call update(updates, state, params)"
+        msg = "this rule's limits depend on the parameters, but params is None: call update(updates, state, params)"
         raise ValueError(msg)
     sizes = measure.norms(params)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (sizes, norms)]
@@ -221,7 +232,10 @@ def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
             tree.shape if hasattr(tree, "shape") else [x.shape for x in jax.tree.leaves(tree)]
             for tree in (sizes, norms)
         ]
-        msg = f"the parameters have blocks of shape {found[0]}, the gradients {found[1]}"
+        msg = (
+            f"the parameters have blocks of shape {found[0]}, the gradients {found[1]}: "
+            "pass parameters and gradients whose leaves have the same shapes"
+        )
         raise ValueError(msg)
     return sizes
 
@@ -229,5 +243,8 @@ def _sizes(measure: Measure, params: optax.Params | None, norms: Any) -> Any:
 def _check_blocks(norms: Any, previous: jax.Array) -> None:
     shape, _ = norms_shown(norms)
     if shape != previous.shape:
-        msg = f"the gradients have blocks of shape {shape}, the parameters given to init {previous.shape}"
+        msg = (
+            f"the gradients have blocks of shape {shape}, the parameters given to init {previous.shape}: "
+            "call init with parameters whose leaves have the shapes of the gradients"
+        )
         raise ValueError(msg)

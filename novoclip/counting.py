@@ -1,6 +1,6 @@
-"""Counters of steps, and of gradients that were not finite: in which leaf, how often, and when last.
+"""Counters of steps, and of gradients that were not finite: in which leaf, how often, and in which step last.
 
-States saved by novoclip 0.1.0 lack some of these counters. There a counter is `()`, and stays so.
+States saved by novoclip 0.1.0 lack some of these counters. In such a state a counter is `()`, and remains `()`.
 """
 
 from typing import Any
@@ -15,40 +15,40 @@ Counter = Any  # an int32 array, or () where nothing is counted
 
 
 def safe_increment(counter: jax.Array, condition: jax.Array) -> jax.Array:
-    """Return the counter, one higher if the condition holds, at most the largest int32."""
+    """Return the counter plus one if the condition is true, at most the largest int32."""
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
 def count_in_a_row(counter: Any, condition: jax.Array) -> Any:
-    """Return how many steps in a row the condition has held, after one more; () where that is not counted."""
+    """Return the number of latest steps in a row with the condition, updated for one step; () if it is not counted."""
     return counter if isinstance(counter, tuple) else jnp.where(condition, safe_increment(counter, condition), 0)
 
 
 def start_leaf_counts(params: optax.Params) -> tuple[jax.Array, jax.Array]:
-    """Return `leaf_steps` and `leaf_last` at 0: an int32 vector each, with one entry for each leaf with numbers."""
+    """Return `leaf_steps` and `leaf_last` at 0: an int32 vector each, with one entry per numeric leaf."""
     leaves = sum(is_measured(leaf) for leaf in jax.tree.leaves(params))
     return jnp.zeros((leaves,), jnp.int32), jnp.zeros((leaves,), jnp.int32)
 
 
 def advance_leaf_counts(leaf_steps: Counter, leaf_last: Counter, bad: jax.Array, steps: jax.Array) -> tuple[Any, Any]:
-    """Return both counts after step number `steps`, in which the leaves that `bad` marks were not finite."""
+    """Return `leaf_steps` and `leaf_last` after step `steps`, in which the leaves marked by `bad` were not finite."""
     if isinstance(leaf_steps, tuple):
         return leaf_steps, leaf_last
     return safe_increment(leaf_steps, bad), jnp.where(bad, steps, leaf_last)
 
 
 def in_place(flags: jax.Array, shown: Any, updates: Any, params: Any, like: Counter) -> jax.Array:
-    """Return flags of the leaves with numbers of `shown` as flags of the leaves that `init` was given.
+    """Return flags of the numeric leaves of `shown` as flags of the numeric leaves that `init` was given.
 
     Args:
-      flags: booleans, one for each leaf with numbers of `shown`.
+      flags: booleans, one for each numeric leaf of `shown`.
       shown: the gradients, with None in place of those that a mask hides.
       updates: the gradients.
-      params: the parameters, or None. They say where gradients are missing.
-      like: the counts, one for each leaf with numbers that `init` was given.
+      params: the parameters, or None. They show where gradients are missing.
+      like: the counts, one for each numeric leaf that `init` was given.
 
     Raises:
-      ValueError: if gradients are missing, and nothing says where.
+      ValueError: if gradients are missing, and it is not known where.
     """
     if isinstance(like, tuple) or flags.shape == like.shape:
         return flags
@@ -70,6 +70,6 @@ def _measured_keys(tree: Any) -> list[Any]:
 
 
 def _with_keys(tree: Any) -> list[tuple[Any, Any]]:
-    """Return the leaves with numbers and the places that hold None, each with its keys."""
+    """Return the numeric leaves and those that are None, each with its keys."""
     found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None)
     return [(keys, leaf) for keys, leaf in found if leaf is None or is_measured(leaf)]

@@ -1,4 +1,4 @@
-"""What a rule shows of slices of leaves."""
+"""Summary of the norms of slices of leaves for the state: the slice of each leaf furthest above its limit."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,16 +13,17 @@ from novoclip.slices import Slices, places_of
 
 
 class Shown(NamedTuple):
-    """What is shown of slices: for each leaf, that slice which is furthest above its limit.
+    """Summary of the norms of slices: for each leaf, the slice that is furthest above its limit.
 
-    All that leaves the devices that hold them are a maximum and a few sums for each leaf, in one collective each.
+    Between devices, it takes one maximum and a few sums per leaf, in one collective each.
 
     Attributes:
-      norms: `(leaves,)`, the norm of the slice, or of the largest where there is no limit; of several alike, the mean.
-      limits: `(leaves,)`, its limit.
-      beyond: float32, how many slices of all leaves are beyond their limits.
-      spoilt: float32, how many have a norm that is not finite, or a limit that is NaN.
-      number: how many there are.
+      norms: `(leaves,)`, the norm of that slice; where there is no limit, the largest norm. If several slices are
+        equally far, the mean of their norms.
+      limits: `(leaves,)`, the limit of that slice.
+      beyond: float32, number of slices of all leaves that are beyond their limits.
+      spoilt: float32, number of slices whose norm is not finite or whose limit is NaN.
+      number: total number of slices.
     """
 
     norms: jax.Array
@@ -33,12 +34,12 @@ class Shown(NamedTuple):
 
 
 def furthest(norms: Slices, limits: Slices, roundings: Slices, dtype: Any) -> Shown:
-    """Return what is shown of the norms of slices."""
+    """Return the summary of the norms of slices, given their limits and what of the excess is rounding."""
     found = [_sums(*each) for each in zip(norms.arrays, limits.arrays, roundings.arrays, strict=True)]
     order = [place for places in places_of(norms) for place in places]
     columns = jnp.concatenate(found, axis=1)
     norm, limit, share, beyond, spoilt = columns[:, np.argsort(order)]
-    some = share > 0  # a leaf without numbers has no slice
+    some = share > 0  # a leaf without elements has no slice
     by = jnp.where(some, share, 1)
     return Shown(
         jnp.where(some, norm / by, 0),
@@ -51,17 +52,17 @@ def furthest(norms: Slices, limits: Slices, roundings: Slices, dtype: Any) -> Sh
 
 @jax.jit
 def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
-    """Return sums for each leaf of a group.
+    """Return five sums over the slices of each leaf of a group, `(5, leaves)`.
 
-    They are of the norm, the limit and the number of the slices with the largest excess, of those beyond their limits
-    and of those spoilt.
+    Over the slices with the largest excess: their norm, limit and number, each multiplied by one factor. Over all
+    slices: how many are beyond their limits, and how many are not finite.
     """
     axes = tuple(range(1, norm.ndim))
     finite = jnp.isfinite(norm) & ~jnp.isnan(limit)
     beyond = finite & is_beyond(norm, limit, rounding)
     excess = _excess(norm, limit)
     top = jnp.max(excess, axis=axes, keepdims=True, initial=-jnp.finfo(norm.dtype).max)
-    # A power of two, by which no number is rounded, and small enough for as many of the largest as there are slices.
+    # A power of two, so that products are exact, and so small that a sum over all slices does not overflow.
     share = jnp.asarray(2.0 ** -math.ceil(math.log2(max(norm[:1].size, 1))), norm.dtype)
     shares = jnp.where(excess == top, share, 0)
     terms = [
@@ -75,7 +76,7 @@ def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
 
 
 def _excess(norm: jax.Array, limit: jax.Array) -> jax.Array:
-    """Return a number that grows with norm / limit, or with the norm below all others where there is no limit."""
+    """Return a value that increases with norm / limit. Without a limit it increases with the norm, below all others."""
     most = jnp.finfo(norm.dtype).max
     quotient = jnp.where(limit > 0, norm / jnp.where(limit > 0, limit, 1), jnp.where(norm > 0, most, 0))
     inverse = -1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)

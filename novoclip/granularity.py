@@ -48,7 +48,7 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
             raise ValueError(msg)
         return per
     check_choice("per", per, PER)
-    check_choice("norm", norm, NORMS)
+    norm = checked_norm(norm)
     if per == "element" and norm != "l2":
         msg = f"norm={norm!r} has no effect on single numbers: leave it out with per='element'"
         raise ValueError(msg)
@@ -59,6 +59,12 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     if per == "tensor":
         return blocks_of(lambda leaves: whole_leaves(_each(leaves), leaves, "stack"), norm, "tensor")
     return blocks_of(lambda leaves: whole_leaves((0,) * len(leaves), leaves, "scalar"), norm, "tree")
+
+
+def checked_norm(norm: str) -> str:
+    """Return the name of a norm, or raise a ValueError if it is unknown. "inf" is "max"."""
+    check_choice("norm", norm, (*NORMS, "inf"))
+    return "max" if norm == "inf" else norm
 
 
 def resolve_blocks(per: str | Measure, norm: str = "l2") -> Measure:
@@ -125,7 +131,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
       >>> print(groups(lambda path, leaf: path.split("/")[0]).norms(gradients))
       [5. 1.]
     """
-    check_choice("norm", norm, NORMS)
+    norm = checked_norm(norm)
     if not callable(label_of):
         msg = f"label_of must be a function of (path, leaf); got {label_of!r}"
         raise TypeError(msg)
@@ -217,7 +223,7 @@ def units(
 
 def _slices(axes: Any, axes_of_layer: AxesOf, norm: str, stacked: Stacked, specs: Any, name: str, form: str) -> Measure:
     """Return the Measure of the slices of layers; `axes` is the argument that they come from, to check it."""
-    check_choice("norm", norm, NORMS)
+    norm = checked_norm(norm)
     layers, spec = resolve_stacked(stacked), resolve_specs(specs)
     axes_of = within_layers(axes_of_layer, layers.at)
 

@@ -1,4 +1,4 @@
-"""Which block each leaf belongs to, and the way from values of blocks back to leaves."""
+"""Which block each leaf belongs to, and how values of blocks are broadcast back to leaves."""
 
 from collections.abc import Sequence
 import math
@@ -20,10 +20,10 @@ class Layout(NamedTuple):
     Attributes:
       block_of: the block of each leaf, counted from 0 in order of first occurrence.
       axes: the axes of each leaf that its norm is taken over.
-      form: what the norms become: one "scalar"; a vector with an entry a block ("stack"), or with one for each
-        layer of each leaf ("concatenate"); or, for "slices", Slices.
-      over: for the first two forms, the mesh axes that each leaf is split over.
-      partition: for the others, the mesh axes that each axis of each leaf is split over.
+      form: the form of the norms: one "scalar"; a vector with one entry per block ("stack"), or with one entry for each
+        layer of each leaf ("concatenate"); or Slices ("slices").
+      over: for the first two forms, the mesh axes that each leaf is sharded over.
+      partition: for the others, the mesh axes that each axis of each leaf is sharded over.
     """
 
     block_of: tuple[int, ...]
@@ -34,12 +34,12 @@ class Layout(NamedTuple):
 
 
 def block_count(layout: Layout) -> int:
-    """Return how many blocks there are, where leaves belong to blocks as wholes."""
+    """Return the number of blocks, for layouts in which each leaf belongs to one block."""
     return max(layout.block_of, default=-1) + 1
 
 
 def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
-    """Return how many numbers each block holds, in the form of the norms."""
+    """Return the number of elements of each block, in the form of the norms."""
     dtype = common_dtype(leaves)
     sizes = [math.prod(leaf.shape[axis] for axis in axes) for leaf, axes in zip(leaves, layout.axes, strict=True)]
     if layout.form in ("concatenate", "slices"):
@@ -51,24 +51,24 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
             return in_groups(counts_of, groups_of(_slice_shapes(leaves, layout)), dtype)
         slices = [math.prod(shape) for shape in _slice_shapes(leaves, layout)]
         return jnp.asarray(np.repeat([float(max(a * b, 1)) for a, b in zip(sizes, along, strict=True)], slices), dtype)
-    counts = [0.0] * block_count(layout)  # not integers, which end at 2^31
+    counts = [0.0] * block_count(layout)  # floats, since int32 ends at 2^31
     for block, size, axes in zip(layout.block_of, sizes, layout.over, strict=True):
         counts[block] += size * axis_size(axes)
     return jnp.asarray(np.maximum(counts, 1.0) if layout.form == "stack" else max([1.0, *counts]), dtype)
 
 
 def split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Partition]]:
-    """Return for each leaf its axes that are reduced, and the mesh axes that each of its axes is split over."""
+    """Return for each leaf the axes that are reduced, and the mesh axes that each axis is sharded over."""
     return list(zip(layout.axes, layout.partition, strict=True))
 
 
 def split(values: Any, leaves: list[jax.Array], layout: Layout) -> list[jax.Array]:
-    """Undo `_combined`: for each leaf its block's value, of a shape that broadcasts to the leaf."""
+    """Return for each leaf the value of its block, in a shape that broadcasts to the leaf."""
     return [parts[0] for parts in split_several([values], leaves, layout)]
 
 
 def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout) -> list[list[jax.Array]]:
-    """Do the same with several values for each block."""
+    """Return what `split` does, for several values of each block."""
     number = len(values)
     if layout.form == "scalar":
         row = entries(jnp.stack(values)[None])[0] if leaves else values
@@ -90,7 +90,7 @@ def split_several(values: Sequence[Any], leaves: list[jax.Array], layout: Layout
 
 
 def _slice_shapes(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
-    """Return the whole leaves' shapes with 1 in place of each reduced axis."""
+    """Return the shapes of the leaves over all devices, with 1 in place of each reduced axis."""
     return [
         tuple(1 if axis in axes else size * axis_size(over[axis]) for axis, size in enumerate(leaf.shape))
         for leaf, (axes, over) in zip(leaves, split_axes(layout), strict=True)

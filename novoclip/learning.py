@@ -1,4 +1,4 @@
-"""What a Limit learns from: norms that are finite, in the precision of its state."""
+"""Update the state of a Limit from finite norms only, in the precision of the state."""
 
 import functools
 from typing import Any
@@ -7,19 +7,27 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.leaves import narrow
-from novoclip.limits import Limit, select_blocks
+from novoclip.limit import Limit, select_blocks
 from novoclip.mesh import with_sharding_of
 from novoclip.origin import check_state
 from novoclip.ranges import limits_as, no_limit, without_infinity
 
 
 def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
-    """Return the Limit that learns nothing where a norm is not finite, or the limit NaN.
+    """Return a Limit that keeps the state of a block whose norm is not finite or whose limit is NaN.
 
-    Norms may be wider than the state, as float64 gradients of float32 parameters are: the
-    Limit sees them in the dtype of the state, and its limits come back in theirs. Those below `floor` count as it.
-    A state may begin as NaN, for "nothing yet": only a number that becomes NaN was spoilt. While a part of what a
-    block remembers is NaN, a limit that is NaN is none. A state that was cast to 16 bits is widened for the update.
+    Norms may be wider than the state, as with float64 gradients of float32 parameters. The Limit then gets them in the
+    dtype of the state, and its limits are returned in the dtype of the norms. A state that was cast to 16 bits is
+    widened for the update.
+
+    A state may start as NaN, which means that nothing was learned yet: only an entry that becomes NaN later counts as
+    not finite. While part of a block's state is NaN, a limit of NaN means no limit.
+
+    Args:
+      limit: the Limit.
+      elementwise: whether norms are those of elements. Each array of the state then keeps its old value where the new
+        one is NaN.
+      floor: lower bound of the limits, in the units of the norms. None for no bound, as for losses below 0.
     """
 
     @functools.cache
@@ -37,9 +45,9 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
         state = limit.init(norms)
         for array in jax.tree.leaves(state):
             if array.shape[: len(norms.shape)] != norms.shape:
-                msg = f"a Limit's state must begin with the norms' shape {norms.shape}; got an array of {array.shape}"
+                msg = f"shapes in a Limit's state must begin with the norms' shape {norms.shape}; got {array.shape}"
                 raise ValueError(msg)
-        # Norms of single numbers lie on the devices of a mesh as the numbers do.
+        # Norms of elements have the sharding of the elements.
         return jax.tree.map(lambda array: with_sharding_of(array, norms), state)
 
     def update(norms: Any, state: Any, param_norms: Any = None, /, **extra: Any) -> tuple[Any, Any]:
@@ -54,7 +62,7 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
             limits = jnp.where((_missing(state, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
         known = finite & ~jnp.isnan(limits)
         if elementwise:
-            # Each array by itself: XLA would write out what all of them have in common.
+            # Each array has a mask of its own: XLA would write a common one to memory.
             learned = jax.tree.map(lambda new, old: jnp.where(jnp.isnan(new), old, new), learned, state)
         else:
             spoilt = _missing(learned, norms) > (_missing(state, norms) if begins_as_nan() else 0)
@@ -67,7 +75,7 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
 
 
 def _widened(array: jax.Array, declared: Any) -> jax.Array:
-    """Return an array in the dtype that `init` gave it, if it was cast to one of fewer bits."""
+    """Return an array in the dtype that `init` gave it, if it was cast to a dtype of fewer bits."""
     inexact = jnp.issubdtype(array.dtype, jnp.floating) and jnp.issubdtype(declared.dtype, jnp.floating)
     narrower = inexact and jnp.finfo(array.dtype).bits < jnp.finfo(declared.dtype).bits
     return array.astype(declared.dtype) if narrower else array
@@ -96,5 +104,5 @@ def _dtype_of(state: Any, otherwise: Any) -> Any:
 
 def _check_unchanged(old: jax.Array, new: jax.Array) -> None:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
-        msg = f"a Limit's state changed from {old.dtype}{old.shape} to {new.dtype}{new.shape}"
+        msg = f"a Limit's update must keep dtypes and shapes, {old.dtype}{old.shape}; got {new.dtype}{new.shape}"
         raise ValueError(msg)

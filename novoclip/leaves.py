@@ -1,4 +1,4 @@
-"""Leaves of gradient trees: which of them hold numbers, what they are called, whether they are finite."""
+"""Leaves of gradient pytrees: which are numeric, what their paths are, and whether they are finite."""
 
 from collections.abc import Iterable
 import functools
@@ -18,9 +18,9 @@ NamedLeaf = tuple[Path, jax.Array]
 
 
 def is_measured(leaf: Any) -> bool:
-    """Whether a leaf takes part in norms: real or complex arrays and numbers do.
+    """Whether a leaf is numeric, and so part of norms: a real or complex array or number.
 
-    Integers, float0, functions, strings and whatever else a model holds do not.
+    Integers, float0, functions, strings and other leaves of a model are not.
     """
     if hasattr(leaf, "dtype"):
         return jnp.issubdtype(leaf.dtype, jnp.inexact)
@@ -28,7 +28,7 @@ def is_measured(leaf: Any) -> bool:
 
 
 def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
-    """Return the leaf in another dtype; finite numbers beyond its range become its largest."""
+    """Return the leaf in another dtype. Finite elements beyond the range of the dtype are clipped to it."""
     if jnp.finfo(dtype).bits < jnp.finfo(leaf.dtype).bits and not jnp.issubdtype(dtype, jnp.complexfloating):
         largest = jnp.asarray(jnp.finfo(dtype).max, leaf.dtype)
         leaf = jnp.where(jnp.isinf(leaf), leaf, jnp.clip(leaf, -largest, largest))
@@ -36,7 +36,7 @@ def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
 
 
 def named_leaves(tree: Any) -> list[tuple[Path, Any]]:
-    """Return the leaves that hold numbers, with their paths."""
+    """Return the numeric leaves, with their paths."""
     return [
         (path, leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf))
         for path, leaf in leaves_with_paths(tree)
@@ -45,13 +45,13 @@ def named_leaves(tree: Any) -> list[tuple[Path, Any]]:
 
 
 def with_numbers(tree: Any, numbers: Iterable[Any]) -> Any:
-    """Return the tree with these in place of the leaves that hold numbers, in order."""
+    """Return the pytree with its numeric leaves replaced, in order."""
     rest = iter(numbers)
     return jax.tree.map(lambda leaf: next(rest) if is_measured(leaf) else leaf, tree)
 
 
 def reject_integers(updates: optax.Updates) -> None:
-    """Raise if a gradient is of integers, and name it."""
+    """Raise a TypeError that names the leaf if a gradient is not real or complex."""
     for path, leaf in leaves_with_paths(updates):
         if not is_measured(leaf) and getattr(leaf, "dtype", None) != jax.dtypes.float0:
             kind = f"dtype {jnp.result_type(leaf)}" if hasattr(leaf, "dtype") else repr(leaf)
@@ -60,7 +60,7 @@ def reject_integers(updates: optax.Updates) -> None:
 
 
 def finite_leaves(tree: Any) -> jax.Array:
-    """Return a vector of booleans: which of the leaves with numbers hold only finite ones."""
+    """Return a vector of booleans: which of the numeric leaves are finite."""
     leaves = named_leaves(tree)
     if not leaves:
         return jnp.zeros((0,), bool)
@@ -75,6 +75,6 @@ def finite_leaves(tree: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("dtype", "stack"))
 def _shrunk_sums(leaf: jax.Array, dtype: Any, *, stack: bool) -> jax.Array:
-    """Return a sum that is finite just where the numbers of a leaf, or of each of several, are."""
+    """Return a sum that is finite if and only if the leaf is, or with `stack` one for each of the stacked leaves."""
     sums = jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype)), axis=tuple(range(int(stack), leaf.ndim)))
     return sums.astype(dtype).reshape(-1)

@@ -1,4 +1,4 @@
-"""Masks: pytrees of booleans that say which leaves take part."""
+"""Masks: pytrees of booleans that select leaves."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from novoclip.paths import is_function, leaves_with_paths, some_of
 
 
 def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
-    """Return a mask as a pytree of booleans, a prefix of the tree.
+    """Return a mask as a pytree of booleans that is a prefix of another pytree.
 
     Args:
-      mask: that pytree, or a function of the tree that returns it.
+      mask: the mask, or a function of `tree` that returns it.
       tree: the parameters, or the gradients.
-      argument: what error messages call the mask.
+      argument: the name of the mask in error messages.
 
     Raises:
-      TypeError: if an entry is no boolean.
-      ValueError: if the mask is no prefix of the tree, or selects none of its leaves.
+      TypeError: if an entry is not a boolean.
+      ValueError: if the mask is not a prefix of `tree`, or selects none of its leaves.
     """
     chosen = mask(tree) if is_function(mask) else mask
     for path, entry in leaves_with_paths(chosen):
@@ -40,25 +40,25 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
 
 
 def check_mask(mask: Any, tree: Any, argument: str) -> None:
-    """Raise, as `mask_tree` does, if there is a mask that does not fit."""
+    """Raise as `mask_tree` does if a mask that is not None does not fit."""
     if mask is not None:
         mask_tree(mask, tree, argument)
 
 
 def hide(tree: Any, chosen: Any) -> Any:
-    """Return the tree with None in place of the leaves that a pytree of booleans excludes."""
+    """Return the pytree with None in place of the leaves that a pytree of booleans excludes."""
     return jax.tree.map(lambda on, part: part if on else jax.tree.map(lambda _: None, part), chosen, tree)
 
 
 def restore(shown: Any, tree: Any) -> Any:
-    """Return `shown` with the tree's leaves in place of those that `hide` took from it."""
+    """Return `shown` with the leaves of `tree` in place of those that `hide` removed."""
     return jax.tree.map(lambda leaf, own: own if leaf is None else leaf, shown, tree, is_leaf=lambda node: node is None)
 
 
 def masked(rule: optax.GradientTransformationExtraArgs, mask: Any) -> optax.GradientTransformationExtraArgs:
-    """Return the transform that applies a rule to the leaves of a mask, and passes the others on.
+    """Return the transform that applies a rule to the leaves that a mask selects, and passes the others on unchanged.
 
-    As `optax.masked`, without a state of its own.
+    It is `optax.masked` without a state of its own.
     """
     if mask is None:
         return rule
@@ -80,11 +80,11 @@ def masked(rule: optax.GradientTransformationExtraArgs, mask: Any) -> optax.Grad
 def with_gradients(params: Any, updates: Any) -> Any:
     """Return the parameters that have a gradient, with None in place of the others.
 
-    A model may hold functions, strings, integers, and arrays that are not trained; where the updates have None,
-    none of these matters.
+    A model may hold functions, strings, integers, and arrays that are not trained. They are ignored where the updates
+    have None.
 
     Raises:
-      ValueError: if the parameters are not of the updates' structure.
+      ValueError: if the parameters do not have the structure of the updates.
     """
     if params is None:
         return None

@@ -1,4 +1,4 @@
-"""Measures: how large each block of a gradient tree is, and the way back from norms to a tree."""
+"""The Measure type: the norms of the blocks of a pytree, and the pytree rescaled to new norms."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,33 +13,38 @@ from novoclip.layout import Layout, block_counts, split
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 
-ALL = "sees_all"  # an attribute of functions of norms one of which is not finite if any number is not
+ALL = "sees_all"  # attribute of functions that return norms: if an element is not finite, one of the norms is not
 
 
 def _lacking(*_: Any) -> Any:
-    msg = "this rule's per must be a string, or a Measure made by tensors(), units() or groups()"
+    msg = (
+        "this rule's per must be a string, or a Measure made by tensors(), units() or groups(); "
+        "got one without spread, counts or with_norm"
+    )
     raise TypeError(msg)
 
 
 class Measure(NamedTuple):
-    """Functions that turn a tree into the norms of its blocks, and back.
+    """Functions that compute the norms of the blocks of a pytree, and rescale the pytree to new norms.
+
+    A block is the unit that is clipped together.
 
     Attributes:
-      norms: `norms(tree)`: a scalar, or one vector over all blocks, in float32 (float64
-        if any leaf is); for slices of leaves, `Slices`, whose arrays are of leaves that are alike; with
-        `elementwise`, the tree of absolute values.
-      rescale: `rescale(tree, old, new)`: the tree whose blocks, of norms `old`, have been
-        multiplied by one factor each so that their norms are `new`. Structure, shapes and
-        dtypes stay. A block whose `new` is 0 becomes zeros, even if it held NaN.
-      elementwise: whether each number is a block of its own.
-      spread: `spread(values, tree)`: for each leaf the values of its blocks, in a shape that broadcasts
-        to the leaf's. A Measure of your own may do without it and the next two: then rules that hold
-        single numbers to a block's limit, or need a certain norm, refuse it.
-      counts: `counts(tree)`: how many numbers each block has.
-      with_norm: `with_norm(norm)`: the Measure of the same blocks by another norm.
-      name: what error messages call it: a state made with one is refused by a rule with another.
-      rounding: how many units in the last place a norm may be above its limit by rounding alone.
-      max_copies: with `elementwise`, how many copies of the parameters the history of a rule may take.
+      norms: `norms(tree)`: a scalar, or one vector over all blocks, in float32 (float64 if any leaf is). For slices of
+        leaves, `Slices`, each array of which belongs to leaves whose norms have the same shape. With `elementwise`, the
+        pytree of absolute values.
+      rescale: `rescale(tree, old, new)`: the pytree with each block, of norm `old`, multiplied by the one factor that
+        makes its norm `new`. Structure, shapes and dtypes do not change. A block whose `new` is 0 becomes zeros, even
+        if it contains NaN.
+      elementwise: whether each element is a block of its own.
+      spread: `spread(values, tree)`: for each leaf the values of its blocks, in a shape that broadcasts to that of the
+        leaf. A custom Measure may omit this field and the next two. Rules that clip elements at the limit of a block,
+        or that need a certain norm, then raise a TypeError.
+      counts: `counts(tree)`: the number of elements in each block.
+      with_norm: `with_norm(norm)`: the Measure of the same blocks with another norm.
+      name: the name in error messages. A rule refuses a state that was made with a Measure of another name.
+      rounding: how far a norm may be above its limit by rounding alone, in units in the last place.
+      max_copies: how many copies of the parameters the history of a rule may take.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -59,7 +64,14 @@ def blocks_of(
     name: str,
     check: Callable[[Any], None] = lambda _: None,
 ) -> Measure:
-    """Return the Measure of the blocks that a function lays out over named leaves of pytrees that pass a check."""
+    """Return the Measure of the blocks that a function lays out over the named leaves of a pytree.
+
+    Args:
+      layout_of: returns the Layout of named leaves.
+      norm: "l1", "l2", "max" or "rms".
+      name: what error messages call the blocks.
+      check: raises an error if a pytree does not have the leaves that the blocks are made of.
+    """
 
     def norms(tree: optax.Updates) -> Any:
         check(tree)
@@ -87,12 +99,12 @@ def blocks_of(
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:
-    """Return the shapes of the norms of a pytree; those of elements with the shardings of the leaves."""
+    """Return the shapes of the norms of a pytree, and for norms of elements the shardings of the leaves."""
     return (shapes_of if measure.elementwise else eval_shape)(measure.norms, tree)
 
 
 def whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:
-    """Return the Layout in which each leaf belongs to one block as a whole."""
+    """Return the Layout in which each leaf belongs as a whole to the block of that index."""
     axes = tuple(tuple(range(leaf.ndim)) for _, leaf in leaves)
     return Layout(block_of, axes, form, over=tuple(leaf_axes(*leaf) for leaf in leaves))
 
@@ -106,5 +118,5 @@ def _ones(tree: optax.Updates) -> Any:
     return jax.tree.map(lambda size: jnp.ones((), size.dtype), absolute_values(tree))
 
 
-# Each number is a block of its own, by any norm.
+# Each element is a block of its own. Its absolute value is its norm, whichever norm is asked for.
 ELEMENTS = Measure(absolute_values, replace_absolute_values, True, _own, _ones, name="element")

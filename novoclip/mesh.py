@@ -1,8 +1,8 @@
-"""Sums and maxima over all the devices that hold a part of a leaf, inside `jax.shard_map`.
+"""Sums and maxima over all devices that hold a part of a leaf, inside `jax.shard_map`.
 
-There JAX records in the type of an array over which mesh axes its values vary. What does not vary is
-the same on every device, and counted once. Under `pmap` and `check_vma=False` nothing is recorded, and
-everything counts as the same on every device, unless `across_shards` says which leaves are shards.
+JAX records in the type of an array over which mesh axes its values vary. Values that do not vary are the same on every
+device, and are counted once. Under `pmap` and `check_vma=False` nothing is recorded, and all values count as the same
+on every device, unless `across_shards` declares which leaves are sharded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +16,22 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-Partition = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is split over
-MeshAxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is split over
+Partition = tuple[tuple[str, ...], ...]  # for each axis of a leaf, the mesh axes that it is sharded over
+MeshAxesOf = Callable[[str, Any], tuple[str, ...]]  # the mesh axes that a leaf, by its name, is sharded over
 
-_declared: contextvars.ContextVar[tuple[MeshAxesOf, ...]] = contextvars.ContextVar("said", default=())
+_declared: contextvars.ContextVar[tuple[MeshAxesOf, ...]] = contextvars.ContextVar("declared", default=())
 
 
 def varying_axes(array: Any) -> tuple[str, ...]:
     """Return the mesh axes that an array's values vary over, in order."""
     kind = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
-    record = getattr(kind, "manual_axis_type", None)  # jax from 0.10 on; before, the axes stood in `vma`
+    record = getattr(kind, "manual_axis_type", None)  # in JAX 0.10 and later; before, the axes are in `vma`
     return tuple(sorted(record.varying if record is not None else getattr(kind, "vma", None) or ()))
 
 
 @contextlib.contextmanager
 def declared_varying(axes_of: MeshAxesOf) -> Iterator[None]:
-    """Within this context leaves also count as varying over the mesh axes that a function names."""
+    """Within this context, leaves also count as varying over the mesh axes that a function returns."""
     token = _declared.set((*_declared.get(), axes_of))
     try:
         yield
@@ -40,7 +40,7 @@ def declared_varying(axes_of: MeshAxesOf) -> Iterator[None]:
 
 
 def leaf_axes(name: str, leaf: Any) -> tuple[str, ...]:
-    """Return the mesh axes that a leaf varies over, by its type or as declared."""
+    """Return the mesh axes that a leaf varies over, by its type or by declaration."""
     declared = (axis for axes_of in _declared.get() for axis in axes_of(name, leaf))
     return tuple(sorted({*varying_axes(leaf), *declared}))
 
@@ -50,67 +50,67 @@ def vary(array: jax.Array, like: Any) -> jax.Array:
     axes = tuple(axis for axis in varying_axes(like) if axis not in varying_axes(array))
     if not axes:
         return array
-    names: Any = lax  # jax before 0.8 has only the older name
+    names: Any = lax  # JAX before 0.8 has only the older name
     return names.pcast(array, axes, to="varying") if hasattr(names, "pcast") else names.pvary(array, axes)
 
 
 def with_sharding_of(array: jax.Array, leaf: Any) -> jax.Array:
-    """Return an array, whose first axes are those of a leaf, varying and split over devices as the leaf is."""
+    """Return an array, whose first axes are those of a leaf, varying and sharded as the leaf is."""
     array = vary(array, leaf)
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     if _is_placed(kind):
         return jax.device_put(array, kind.sharding)
     if not isinstance(array, jax.core.Tracer) and _is_placed(leaf):
         return jax.device_put(array, leaf.sharding)
-    # With automatic axis types the split is not in the type of what is traced, and follows by itself.
-    split = isinstance(kind.sharding, NamedSharding) and any(kind.sharding.spec)
-    return jax.sharding.reshard(array, kind.sharding) if split else array
+    # With automatic axis types the sharding is not in the type of a tracer, and the compiler derives it.
+    sharded = isinstance(kind.sharding, NamedSharding) and any(kind.sharding.spec)
+    return jax.sharding.reshard(array, kind.sharding) if sharded else array
 
 
 def broadcast_like(array: jax.Array, leaf: Any) -> jax.Array:
-    """Return an array broadcast to a leaf's shape, placed as the leaf is, as a choice between leaves needs it."""
+    """Return an array broadcast to a leaf's shape and sharded as the leaf is, as `jnp.where` with the leaf needs it."""
     return with_sharding_of(jnp.broadcast_to(array, leaf.shape), leaf)
 
 
 def replicate(array: jax.Array) -> jax.Array:
-    """Return the array on every device as a whole, where explicit axis types say that it is split."""
+    """Return the array replicated on every device, if explicit axis types shard it."""
     sharding = jax.typeof(array).sharding
-    split = any(sharding.spec)
-    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec())) if split else array
+    sharded = any(sharding.spec)
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec())) if sharded else array
 
 
 def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any = None) -> jax.Array:
-    """Return the zeros that a ShapeDtypeStruct describes, made where they belong."""
+    """Return the zeros that a ShapeDtypeStruct describes, created with its sharding."""
     sharding = shape.sharding if _is_placed(shape) else None
     zeros = jnp.zeros(shape.shape, dtype or shape.dtype, device=sharding)
     return with_sharding_of(zeros, shape)
 
 
 def eval_shape(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return `jax.eval_shape(function, tree)`, found anew: its cache does not know which axes were declared.
+    """Return `jax.eval_shape(function, tree)` without its cache, which does not know which axes were declared.
 
-    Functions, strings and other leaves that are no numbers count as None.
+    Functions, strings and other leaves that are not numeric count as None.
     """
 
     def fresh(tree: Any) -> Any:
         return function(tree)
 
-    numbers = jax.tree.map(
+    numeric = jax.tree.map(
         lambda leaf: leaf if hasattr(leaf, "dtype") or isinstance(leaf, complex | float | int) else None, tree
     )
-    return _on_mesh_of(jax.eval_shape(fresh, numbers), tree)
+    return _on_mesh_of(jax.eval_shape(fresh, numeric), tree)
 
 
 def _on_mesh_of(shapes: Any, tree: Any) -> Any:
-    """Return shapes that are split over an abstract mesh on the mesh that the leaves of a pytree lie on, if they do."""
+    """Return shapes that are sharded over an abstract mesh with the mesh of a pytree's leaves, if these have one."""
     leaves = list(filter(_is_placed, jax.tree.leaves(tree)))
     if not leaves:
         return shapes
     mesh = leaves[0].sharding.mesh
 
     def placed(shape: Any) -> Any:
-        split = isinstance(shape.sharding, NamedSharding) and any(shape.sharding.spec)
-        return shape.update(sharding=NamedSharding(mesh, shape.sharding.spec)) if split else shape
+        sharded = isinstance(shape.sharding, NamedSharding) and any(shape.sharding.spec)
+        return shape.update(sharding=NamedSharding(mesh, shape.sharding.spec)) if sharded else shape
 
     return jax.tree.map(placed, shapes)
 
@@ -125,21 +125,21 @@ def shapes_of(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def _is_placed(leaf: Any) -> bool:
-    """Whether a leaf, or what describes it, lies on the devices of a mesh. A traced leaf does not."""
-    # To be asked for its sharding, a tracer searches the program so far for the text of an error.
+    """Whether a leaf, or its ShapeDtypeStruct, is on the devices of a mesh. A traced leaf is not."""
+    # Reading the sharding of a tracer is slow: it searches the program so far to compose an error message.
     sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
     return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
 
 
 def axis_size(axes: Sequence[str]) -> int:
-    """Return how many devices lie along these mesh axes."""
+    """Return the number of devices along these mesh axes."""
     return math.prod(lax.psum(1, axis) for axis in axes)
 
 
 def across_devices(
     parts: list[jax.Array], over: Sequence[tuple[str, ...]], combine: Callable[..., jax.Array]
 ) -> list[jax.Array]:
-    """Combine each scalar with those along its mesh axes, in one collective for each set of these."""
+    """Combine each scalar over the devices along its mesh axes, in one collective for each set of axes."""
     collective = lax.pmax if combine is not jnp.sum else lax.psum
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, axes in enumerate(over):
@@ -154,10 +154,10 @@ def across_devices(
 
 
 def partition_of(name: str, leaf: Any, spec: Any) -> Partition:
-    """Return the mesh axes that each axis of a leaf is split over, by its PartitionSpec.
+    """Return the mesh axes that each axis of a leaf is sharded over, by its PartitionSpec.
 
     Raises:
-      ValueError: if the leaf varies over mesh axes that its PartitionSpec, or the lack of one, does not name.
+      ValueError: if the leaf varies over mesh axes that its PartitionSpec does not name, or if it has none.
     """
     varying = leaf_axes(name, leaf)
     entries = tuple(spec or ()) + (None,) * (leaf.ndim - len(tuple(spec or ())))
@@ -165,8 +165,8 @@ def partition_of(name: str, leaf: Any, spec: Any) -> Partition:
     missing = set(varying) - {axis for axes in names for axis in axes}
     if missing:
         msg = (
-            f"{name!r} is split over the mesh axes {sorted(missing)}, and nothing says which of its axes they split: "
-            "give specs=, a tree of PartitionSpecs like the parameters"
+            f"{name!r} is sharded over the mesh axes {sorted(missing)}, but nothing declares along which of its axes: "
+            "pass specs=, a pytree of PartitionSpecs like the parameters"
         )
         raise ValueError(msg)
     return tuple(tuple(axis for axis in axes if axis in varying) for axes in names)
@@ -175,7 +175,7 @@ def partition_of(name: str, leaf: Any, spec: Any) -> Partition:
 def global_slice(
     part: jax.Array, axes: Sequence[int], split: Partition, combine: Callable[..., jax.Array]
 ) -> jax.Array:
-    """Return what is left of a leaf when `axes` were combined, for the whole leaf: each device holds a part of it."""
+    """Return the reduction of the whole leaf over `axes`, from that of the part of the leaf on this device."""
     reduced = tuple(name for axis in axes for name in split[axis])
     if reduced:
         part = (lax.psum if combine is jnp.sum else lax.pmax)(part, reduced)
@@ -186,13 +186,13 @@ def global_slice(
     start: list[int | jax.Array] = [0] * part.ndim
     for axis, names in kept:
         start[axis] = _shard_index(names) * part.shape[axis]
-    # A sum with zeros, and not a gather, whose result is typed as varying.
+    # A sum with zeros, since the result of a gather would be typed as varying.
     placed = lax.dynamic_update_slice(vary(full, part), part, start)
     return lax.psum(placed, tuple(name for _, names in kept for name in names))
 
 
 def local_slice(values: jax.Array, shape: Sequence[int], split: Partition) -> jax.Array:
-    """Return this device's part, of the given shape, of slices of the whole leaf."""
+    """Return this device's part of values of the whole leaf, where its part of the leaf has the given shape."""
     for axis, names in enumerate(split):
         if names and values.shape[axis] > 1:
             values = lax.dynamic_slice_in_dim(values, _shard_index(names) * shape[axis], shape[axis], axis)

@@ -1,9 +1,9 @@
-"""What made a state, kept in the state's type: the state of one rule is never taken for that of another.
+"""The origin of a state, kept in its type, so that the state of one rule is not used by another.
 
-A state of arrays alone does not say which rule made it, and one rule's moments may have the shapes of another's. An
-Origin is a NamedTuple without fields, whose class carries a sentence: it adds no array, and goes through jit, scan,
-pickle and checkpoints as `optax.EmptyState` does. A checkpoint that is restored into the state of a new rule takes
-on its Origin; there the shapes and the names of the arrays have to agree.
+The arrays of a state do not show which rule made it, and the moments of one rule may have the shapes of another's. An
+Origin is a NamedTuple without fields, whose class holds a text. It adds no array, and passes through jit, scan, pickle
+and checkpoints as `optax.EmptyState` does. A checkpoint that is restored into the state of another rule gets the Origin
+of that rule; then only the shapes and the names of the arrays are compared.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 
 
 class Origin(NamedTuple):
-    """What made a state; `text` is an attribute of the class."""
+    """The origin of a state; `text` is an attribute of the class."""
 
 
 @functools.cache
@@ -30,16 +30,16 @@ def made_by(text: str) -> Any:
 
 
 def check_origin(state: Any, kind: Any, expected: Any) -> None:
-    """Raise if a state is of another kind, or was made by something else; those of 0.1.0 do not say by what.
+    """Raise if a state is of another kind, or was made by another rule. States of 0.1.0 have no Origin.
 
     Raises:
-      ValueError: naming both.
+      ValueError: with both origins.
     """
     if not isinstance(state, kind):
         msg = f"{text_of(expected)} needs a state of type {kind.__name__}; got {type(state).__name__}: call init again"
         raise ValueError(msg)
     if isinstance(state.origin, Origin) and type(state.origin) is not type(expected):
-        msg = f"this state was made by {text_of(state.origin)}; it is no state of {text_of(expected)}: call init again"
+        msg = f"this state was made by {text_of(state.origin)}, and not by {text_of(expected)}: call init again"
         raise ValueError(msg)
 
 
@@ -48,11 +48,11 @@ def check_state(found: Any, expected: Any, owner: str) -> None:
 
     Args:
       found: the state.
-      expected: the same as `jax.eval_shape` of `init` gives it.
-      owner: what it is the state of, for the message.
+      expected: the result of `jax.eval_shape` of `init`.
+      owner: the rule, for the message.
 
     Raises:
-      ValueError: naming the array, its shape and the shape that was expected.
+      ValueError: with the array, its shape and the expected shape.
     """
     structure: Any = jax.tree.structure(found)
     if structure != jax.tree.structure(expected):

@@ -1,4 +1,4 @@
-"""Paths of leaves: "a/b/kernel" for people and for functions, and the keys that tell leaves apart."""
+"""Paths of leaves: "a/b/kernel" for messages and functions, and the keys by which leaves differ."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +12,7 @@ class Path(str):
     """The path of a leaf, "a/b/kernel".
 
     Attributes:
-      keys: its parts. {"a": {"b": x}} and {"a/b": x} read alike, and have different keys.
+      keys: its parts. The paths in {"a": {"b": x}} and {"a/b": x} are equal, but their keys differ.
     """
 
     keys: tuple[str, ...]
@@ -37,7 +37,7 @@ def leaves_with_paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -
 
 
 def is_function(argument: Any) -> bool:
-    """Whether an argument is a function: as Optax decides, one all of whose leaves, itself mostly, are callable.
+    """Whether an argument is a function: as in Optax, whether all its leaves are callable; a function is its own leaf.
 
     A module with `__call__` is a pytree of its arrays, not a function.
     """
@@ -52,7 +52,7 @@ def some_of(paths: Iterable[str]) -> str:
 
 
 def check_distinct(argument: str, paths: Iterable[str]) -> None:
-    """Raise if two leaves share a path: a function of paths could not tell them apart."""
+    """Raise if two leaves have the same path, as a function of paths cannot distinguish them."""
     seen: set[str] = set()
     for path in paths:
         if str(path) in seen:
@@ -62,10 +62,10 @@ def check_distinct(argument: str, paths: Iterable[str]) -> None:
 
 
 def entry_for(prefix: Any, argument: str) -> Callable[[Any, Any], Any]:
-    """Return the function of (path, leaf) that finds the entry of a pytree which is a prefix of the parameters.
+    """Return the function of (path, leaf) that finds the entry in a pytree that is a prefix of the parameters.
 
     Raises:
-      ValueError: in use, if it has no entry for a leaf.
+      ValueError: when it is called, if there is no entry for the leaf.
     """
     entries = {path.keys: entry for path, entry in leaves_with_paths(prefix)}
 

@@ -1,4 +1,4 @@
-"""Limits per element: a state for each leaf, whose size is known before any of it is used."""
+"""Limits for several arrays of norms, as per element: a state for each array, and a check of its total size."""
 
 import math
 from typing import Any
@@ -7,21 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.leaves import is_measured
-from novoclip.limits import Limit
+from novoclip.limit import Limit
 from novoclip.measure import Measure
 
-LARGE = 2**20  # elements that any state may have
+LARGE = 2**20  # a state with at most this many elements is never refused
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def over_leaves(limit: Limit, measure: Measure) -> Limit:
-    """Return the Limit that applies another to each array of norms, of which a Measure may give one or a tree.
+    """Return a Limit that applies another one to each array of norms, if a Measure returns several.
 
-    Its state holds, for each array of the other's state, one tree like that of the norms: per element one like the
-    parameters, which is what sharding and checkpointing tools look for.
+    A Measure returns one array or a pytree of them. For each array in the state of the given Limit, the new state holds
+    a pytree like the norms. Per element it is a pytree like the parameters, which sharding and checkpointing tools
+    recognize.
 
     Raises:
-      ValueError: in `init`, if it would keep more copies of a tree of single numbers than the Measure allows.
+      ValueError: in `init`, if per element the state has more copies of the parameters than the Measure allows.
     """
     state_tree: Any = jax.tree.structure(limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
 
@@ -45,7 +46,10 @@ def over_leaves(limit: Limit, measure: Measure) -> Limit:
         try:
             columns = [outer.flatten_up_to(tree) for tree in state_tree.flatten_up_to(state)]
         except ValueError as error:
-            msg = f"the state does not fit {limit.name} per {measure.name}, or the gradients given to update: {error}"
+            msg = (
+                f"the state does not fit {limit.name} per {measure.name}, or the gradients given to update: "
+                f"call init with the parameters of these gradients. {error}"
+            )
             raise ValueError(msg) from error
         states = [state_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
@@ -58,8 +62,8 @@ def over_leaves(limit: Limit, measure: Measure) -> Limit:
 def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
     """Raise a ValueError if a Limit would keep more than `max_copies` copies of a pytree of norms.
 
-    Counted are arrays with more than one entry per element, such as a history: what has one is no larger than
-    an optimizer's moments.
+    Only arrays with more than one entry per element count, such as a history. An array with one entry per element is no
+    larger than an optimizer's moments.
     """
     one: Any = jax.eval_shape(lambda: limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
     arrays = jax.tree.leaves(one)
@@ -69,16 +73,16 @@ def _check_copies(limit: Limit, norms: Any, max_copies: int) -> None:
         size = elements * sum(array.size * array.dtype.itemsize for array in arrays)
         msg = (
             f"per='element' keeps {copies} copies of the parameters here, {_readable(size)} for {elements} elements, "
-            f"and at most {max_copies} are allowed: write a smaller window=, or allow them by "
+            f"but at most {max_copies} are allowed: write a smaller window=, or "
             f"per=novoclip.elements(max_copies={copies})"
         )
         raise ValueError(msg)
 
 
 def check_history(limit: Limit, norms: Any, params: Any, measure: Measure) -> None:
-    """Raise a ValueError if the state of a Limit of blocks is both large and many copies of the parameters.
+    """Raise a ValueError if the state of a Limit is both large and many times the size of the parameters.
 
-    Norms of elements are left to `over_leaves`.
+    Norms of elements are checked by `over_leaves`.
     """
     if measure.elementwise:
         return
@@ -88,8 +92,8 @@ def check_history(limit: Limit, norms: Any, params: Any, measure: Measure) -> No
         size = sum(array.size * array.dtype.itemsize for array in arrays)
         number = sum(math.prod(norm.shape) for norm in jax.tree.leaves(norms))
         msg = (
-            f"{limit.name} keeps {_readable(size)} for {number} norms of {elements} elements, over "
-            f"{measure.max_copies} copies of the parameters: write a smaller window=, or take larger blocks"
+            f"{limit.name} keeps {_readable(size)} for {number} norms of {elements} elements, more than "
+            f"{measure.max_copies} copies of the parameters: write a smaller window=, or a per= with larger blocks"
         )
         raise ValueError(msg)
 

@@ -1,4 +1,4 @@
-"""What is written one way for XLA's CPU backend, and another for the others."""
+"""Operations that are written differently for XLA's CPU backend and for the others."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -12,17 +12,17 @@ import jax.numpy as jnp
 from novoclip.mesh import vary, with_sharding_of
 
 ROW = 64
-LARGE = 2**24  # numbers of a matrix whose rows are summed in blocks
-BLOCK = 2**18  # numbers of a block
+LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
+BLOCK = 2**18  # elements of a block
 
 
 @jax.jit
 def entries(rows: jax.Array) -> list[jax.Array]:
-    """Return an array's rows, its entries along the first axis, such that the kernels that use them are alike.
+    """Return an array's rows, its entries along the first axis, such that the kernels that use them are equal.
 
-    XLA's CPU backend fuses a slice into each kernel that uses it. Kernels that differ by no more than the place of
-    their slice are compiled one by one, which takes 15 ms each; those that are alike, once. Nor does it compute the
-    entries anew in each kernel, for every number there. Subnormal numbers may become 0, as in any division there.
+    XLA's CPU backend fuses a slice into each kernel that uses it. Kernels that differ only by the position of their
+    slice are compiled one by one, 15 ms each; equal kernels are compiled once. The rows are also not computed again in
+    each kernel, for each of its elements. Subnormal numbers may become 0, as in any division on that backend.
     """
     if not rows.size or not jnp.issubdtype(rows.dtype, jnp.floating):
         return _by_slices(rows)
@@ -30,7 +30,7 @@ def entries(rows: jax.Array) -> list[jax.Array]:
 
 
 def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
-    """Cut an array into consecutive pieces of these lengths along its first axis, likewise."""
+    """Cut an array into consecutive pieces of these lengths along its first axis, by `entries`."""
     alike: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         alike.setdefault(length, []).append(i)
@@ -43,10 +43,10 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
 
 
 def kept_apart(tree: Any) -> Any:
-    """Return arrays as they are, and keep XLA's CPU backend from sharing what is computed from them with other parts.
+    """Return arrays unchanged, and keep XLA's CPU backend from sharing what is computed from them with other code.
 
-    Other backends would write them out there. Inside `shard_map` all count as varying where one of them does, as what
-    comes from a barrier.
+    On other backends it does nothing, since they would write the arrays out. Inside `shard_map`, all arrays count as
+    varying if one of them does, as the results of a barrier do.
     """
     for leaf in jax.tree.leaves(tree):
         tree = jax.tree.map(functools.partial(vary, like=leaf), tree)
@@ -54,10 +54,10 @@ def kept_apart(tree: Any) -> Any:
 
 
 def written_out(tree: Any) -> Any:
-    """Return arrays as they are, which XLA's CPU backend computes once, for all that use them.
+    """Return arrays unchanged, which XLA's CPU backend computes once for all their uses.
 
-    Otherwise it computes them anew for each, from a state that these take the place of, and keeps a copy of the state.
-    A division is what it does not do twice; by ones of which it does not know that they are.
+    Otherwise it computes them again for each use. If they overwrite the state that they depend on, it keeps a copy of
+    that state. XLA does not duplicate a division, so they are divided by ones that it cannot recognize as ones.
     """
 
     def divided(tree: Any) -> Any:
@@ -69,7 +69,7 @@ def written_out(tree: Any) -> Any:
 def _has_one_cpu_device() -> bool:
     try:
         return jax.device_count("cpu") == 1
-    except RuntimeError:  # JAX was told to use no CPU
+    except RuntimeError:  # JAX is configured without a CPU backend
         return False
 
 
@@ -79,9 +79,10 @@ def _ones(array: jax.Array) -> jax.Array:
 
 
 def if_needed(needed: jax.Array, function: Callable[..., Any], otherwise: Callable[..., Any], *arrays: Any) -> Any:
-    """Return function(*arrays) where it is needed, and elsewhere that or otherwise(*arrays), whichever costs less.
+    """Return function(*arrays) if it is needed, and else either that or otherwise(*arrays), whichever costs less.
 
-    On a CPU that is a branch. The host of a GPU would wait for its condition at every step.
+    On a CPU this is a branch. Elsewhere it is function(*arrays): with a branch, the host of a GPU would wait for the
+    condition at every step.
     """
 
     def branch(*arrays: Any) -> Any:
@@ -91,10 +92,10 @@ def if_needed(needed: jax.Array, function: Callable[..., Any], otherwise: Callab
 
 
 def one_of(condition: jax.Array, one: Callable[..., Any], other: Callable[..., Any], *arrays: Any) -> Any:
-    """Return one(*arrays) where the condition holds, else other(*arrays).
+    """Return one(*arrays) if the condition is true, else other(*arrays).
 
-    A branch, but on a GPU, whose host would wait for the condition: there both are computed, the first of zeros where
-    the condition does not hold, and one is chosen.
+    This is a branch, except on a GPU, whose host would wait for the condition. There both are computed and one is
+    selected; `one` is computed from zeros if the condition is false.
     """
 
     def branch(*arrays: Any) -> Any:
@@ -108,9 +109,10 @@ def one_of(condition: jax.Array, one: Callable[..., Any], other: Callable[..., A
 
 
 def sum_of_rows(terms: Callable[[jax.Array], jax.Array], matrix: jax.Array) -> jax.Array:
-    """Return the sum of the rows of terms(matrix), of shape (1, columns); the terms are computed number by number.
+    """Return the sum of the rows of terms(matrix), of shape (1, columns), for terms that are computed per element.
 
-    XLA's CPU backend sums the rows of a large matrix at a third of the speed of memory, blocks of them at all of it.
+    XLA's CPU backend sums the rows of a large matrix at a third of the memory bandwidth, and blocks of rows at its full
+    bandwidth.
     """
 
     def plainly(matrix: jax.Array) -> jax.Array:
@@ -127,7 +129,7 @@ def sum_of_rows(terms: Callable[[jax.Array], jax.Array], matrix: jax.Array) -> j
         total = lax.fori_loop(0, number, add, jnp.zeros((rows, matrix.shape[1]), kind.dtype))
         return jnp.sum(total, axis=0, keepdims=True) + plainly(matrix[number * rows :])
 
-    # A matrix that is split over several devices would be gathered block by block.
+    # A matrix that is sharded over several devices would be gathered block by block.
     if matrix.size < LARGE or matrix.shape[0] < 2 * BLOCK // matrix.shape[1] or not _has_one_cpu_device():
         return plainly(matrix)
     return lax.platform_dependent(matrix, cpu=in_blocks, default=plainly)
@@ -139,14 +141,14 @@ def first_enough(
     is_enough: Callable[[Any], jax.Array],
     leaves: Sequence[jax.Array],
 ) -> Any:
-    """Return sums(leaves, scale), a pytree, for each scale, stacked; 0 after the first, if that is enough.
+    """Return sums(leaves, scale), a pytree, for each scale, stacked; the others may be 0 if the first is enough.
 
-    On a CPU, the others are computed only where they are needed. Elsewhere all are, side by side, from numbers that are
-    read once: the host of a GPU would wait for the condition of a loop at every step.
+    On a CPU, the others are computed only if they are needed. Elsewhere all are computed together, from elements that
+    are read once: the host of a GPU would wait for the condition of a loop at every step.
     """
 
     def one_by_one(*leaves: jax.Array) -> Any:
-        # A loop that usually ends after one pass: the program holds the sums once, and a branch twice.
+        # A loop, which usually ends after one pass: the program holds the sums once; with a branch, twice.
         def unfinished(carry: tuple[jax.Array, jax.Array, Any]) -> jax.Array:
             pass_index, done, _ = carry
             return (pass_index < len(scales)) & ~done
@@ -174,7 +176,7 @@ def _by_slices(rows: jax.Array) -> list[jax.Array]:
 
 
 def _by_rotation(rows: jax.Array) -> list[jax.Array]:
-    """Take the first row, and rotate, over and over: every slice and every rotation is the same program."""
+    """Take the first row and rotate, repeatedly, so that every slice and every rotation is the same program."""
     number = rows.shape[0]
     if number <= ROW:
         return _rotated(rows)
@@ -185,7 +187,7 @@ def _by_rotation(rows: jax.Array) -> list[jax.Array]:
 
 
 def _rotated(rows: jax.Array) -> list[jax.Array]:
-    ones = _ones(rows)  # XLA computes no division twice, as it would the rotation alone
+    ones = _ones(rows)  # XLA does not duplicate a division, as it would a rotation
     rows = rows / ones
     found = []
     for _ in range(rows.shape[0]):

@@ -1,4 +1,4 @@
-"""The range of numbers: powers of two that keep sums of squares in it, and what stands for no limit at its end."""
+"""The range of floating-point numbers: powers of two that keep sums of squares in it, and the values for no limit."""
 
 from typing import Any, NamedTuple
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """Powers of two by which numbers are multiplied, exactly, before they are squared.
+    """Powers of two by which elements are multiplied, exactly, before they are squared.
 
-    The usual one leaves the sum of squares in range for norms from 2e-24 to 1e6 (float64:
-    1e-265 to 5e33): exactly zero blocks are common, and must not cost a second pass.
+    With the usual one the sum of squares is in range for norms from 2e-24 to 1e6 (float64: 1e-265 to 5e33), and for a
+    norm of 0: blocks that are exactly zero are common, and must not cost a second pass.
     """
 
     usual: float
@@ -19,7 +19,7 @@ class Range(NamedTuple):
     for_small: float
     small: float  # a sum of squares below which some may have been lost
     far: float  # quotients above this, or below its inverse, are multiplied in two steps
-    shift: float  # the first of them, or its inverse
+    shift: float  # the first of the two factors, or its inverse
     tiny: float  # below this, and above its inverse, squares may be out of range
 
 
@@ -33,20 +33,20 @@ _CONFIG: Any = jax.config
 
 
 def no_limit(dtype: Any) -> Any:
-    """Return what stands for no limit: infinity, or under `jax.debug_infs`, which forbids it, the largest number.
+    """Return the value for no limit: infinity, or the largest number under `jax.debug_infs`, which forbids infinity.
 
-    A state holds it, so it must not be what a debugger searches for. No finite norm is above either.
+    States hold it, so it must not be a value that a debugger searches for. No finite norm is above either.
     """
     return np.asarray(jnp.finfo(dtype).max if _CONFIG.jax_debug_infs else np.inf, dtype)
 
 
 def is_limit(limit: jax.Array) -> jax.Array:
-    """Return where there is a limit, and neither of the numbers that stand for none."""
+    """Return where there is a limit, and not one of the two values for no limit."""
     return limit < jnp.finfo(limit.dtype).max
 
 
 def limits_as(limits: jax.Array, dtype: Any) -> jax.Array:
-    """Return limits in another dtype; those beyond its range are none."""
+    """Return limits in another dtype. A limit beyond its range becomes no limit."""
     most = min(float(jnp.finfo(limits.dtype).max), float(jnp.finfo(dtype).max))
     if limits.dtype == dtype:
         return limits
@@ -54,7 +54,7 @@ def limits_as(limits: jax.Array, dtype: Any) -> jax.Array:
 
 
 def without_infinity(tree: Any) -> Any:
-    """Return a tree of arrays as it is, or under `jax.debug_infs` with the largest number in place of infinity."""
+    """Return a pytree of arrays unchanged, or under `jax.debug_infs` with the largest number in place of infinity."""
     if not _CONFIG.jax_debug_infs:
         return tree
 
@@ -69,11 +69,11 @@ def without_infinity(tree: Any) -> Any:
 
 def accumulation_dtype(dtype: Any) -> Any:
     """Return float64 for 64-bit floats and 128-bit complex numbers, else float32."""
-    # Without x64, JAX takes float64 of NumPy's as float32.
+    # Without x64, JAX reads NumPy's float64 as float32.
     return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
 
 
 def common_dtype(leaves: list[jax.Array]) -> Any:
-    """Return float64 if any leaf has 64 bits a number, else float32."""
+    """Return float64 if any leaf has 64-bit elements, else float32."""
     double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
     return jnp.float64 if double else jnp.float32

@@ -1,4 +1,4 @@
-"""What rounding may do: a norm that is above its limit by no more than that is within it."""
+"""Tolerance for rounding: a norm that is above its limit by no more than rounding counts as within it."""
 
 from typing import Any
 
@@ -9,30 +9,30 @@ import jax.numpy as jnp
 from novoclip.leaves import is_measured
 from novoclip.slices import Slices, places_of
 
-UNITS = 4  # in the last place of a norm: see is_beyond
+UNITS = 4  # in the last place of a norm, see is_beyond
 
 
 def is_beyond(norm: jax.Array, limit: jax.Array, rounding: float | jax.Array | None = None) -> jax.Array:
     """Return which norms are above their limits by more than rounding, 4 units in the last place.
 
-    A block that was clipped before has a norm as far from its limit: it is rounded once when the factor is found,
-    once when it is multiplied and once when the norm is measured anew. The norms of single elements have no
-    rounding, and are compared as they are.
+    The norm of a block that was clipped before differs from its limit by that much: it is rounded when the factor is
+    computed, when the block is multiplied, and when the norm is computed again. Norms of elements are not rounded, and
+    are compared exactly.
 
     Args:
       norm: the norms.
       limit: their limits.
-      rounding: what `rounding_of` says of the gradients; by default that of norms in their own dtype.
+      rounding: the result of `rounding_of` for the gradients; by default that of norms in their own dtype.
     """
-    # Not limit * (1 + rounding), which may be beyond the range of numbers.
+    # Not limit * (1 + rounding), which may overflow.
     return norm - limit > (UNITS * jnp.finfo(norm.dtype).eps if rounding is None else rounding) * limit
 
 
 def rounding_of(tree: Any, norms: Any, units: float = UNITS) -> Any:
-    """Return the relative rounding of the norms of a pytree's blocks, one number for each array of norms.
+    """Return the relative rounding of the norms of a pytree's blocks, one scalar for each array of norms.
 
-    It is `units` in the last place of the norms, or one of the elements, where these have fewer bits. Where leaves
-    of several dtypes are several blocks of one array, it is the former.
+    It is `units` in the last place of the norms, or one unit in the last place of the elements, where these have fewer
+    bits. Where one array holds the norms of leaves of several dtypes, it is the former.
     """
     if isinstance(norms, Slices):
         leaves = [leaf for leaf in jax.tree.leaves(tree) if is_measured(leaf)]
@@ -50,7 +50,7 @@ def rounding_of(tree: Any, norms: Any, units: float = UNITS) -> Any:
 
 
 def rounded_like(limits: Any, tree: Any) -> Any:
-    """Return limits of elements, rounded to what elements of 16 bits can hold."""
+    """Return limits of elements, rounded to the dtypes of 16-bit leaves."""
     leaves = iter([leaf for leaf in jax.tree.leaves(tree) if is_measured(leaf)])
 
     def each(limit: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Quotients, roots and sums that stay in the range of numbers, as their derivatives do."""
+"""Quotients, roots and sums that do not overflow or underflow in between, nor do their derivatives."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     The derivative is taken as (dn - (n / d) dd) / d: the usual n dd / d^2 squares d, which
     overflows at 1e-30 in float32.
     """
-    # An integer has no derivative that could be computed with.
+    # The derivative of an integer has no dtype to compute in.
     inexact = jnp.issubdtype(numerator.dtype, jnp.inexact)
     return _ratio(numerator if inexact else numerator.astype(denominator.dtype), denominator)
 
@@ -32,21 +32,21 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 @_ratio.defjvp
 def _ratio_jvp(primals: Any, tangents: Any) -> Any:
     quotient = _ratio(*primals)
-    # And again by ratio, for the second derivative.
+    # By _ratio again, for the second derivative.
     return quotient, _ratio(tangents[0] - quotient * tangents[1], primals[1])
 
 
 def first_factor(quotient: jax.Array) -> jax.Array:
-    """Return the power of two to multiply with first where the quotient itself may leave the range of numbers."""
+    """Return the power of two to multiply by first where the quotient itself may overflow or underflow."""
     ranges = RANGES[jnp.finfo(quotient.dtype).bits]
-    # Of two Python numbers JAX makes float64, if it has that enabled.
+    # From two Python numbers, JAX would make a float64 array where that is enabled.
     one = jnp.ones((), quotient.dtype)
     down = jnp.where(quotient < 1 / ranges.far, 1 / ranges.shift, one)
     return jnp.where(quotient > ranges.far, ranges.shift, down)
 
 
 def power_near(size: jax.Array) -> jax.Array:
-    """Return a power of two by which a size at least 0 is multiplied so that its square and inverse are in range."""
+    """Return a power of two such that a size at least 0, multiplied by it, has its square and inverse in range."""
     return jnp.square(_half_near(size))
 
 
@@ -62,7 +62,7 @@ def wide_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
     XLA may multiply by the inverse, which is flushed to 0 from 8.5e37 on in float32.
     """
-    # Half before and half after: what is out of range between is so in the end.
+    # Half before and half after: a value in between is out of range only if the quotient is.
     half = _half_near(denominator)
     if denominator.ndim == 0:
         # If the denominator is a constant, XLA folds the three factors into one, and flushes it to 0.
@@ -83,13 +83,13 @@ def square_root(total: jax.Array) -> jax.Array:
 
 
 def power(base: jax.Array, exponent: jax.Array) -> jax.Array:
-    """Return base^exponent of numbers that are at least 0, 0 at 0, with derivatives of 0 there."""
+    """Return base^exponent for a base at least 0; it is 0 at 0, with derivatives of 0 there."""
     empty = base == 0
     return jnp.where(empty, 0, jnp.where(empty, 1, base) ** exponent)
 
 
 def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Return sqrt(one^2 + other^2) of numbers that are at least 0, with derivatives of 0 where both are."""
+    """Return sqrt(one^2 + other^2) for arguments at least 0, with derivatives of 0 where both are 0."""
     return _hypotenuse(*jnp.broadcast_arrays(one, other))
 
 
@@ -97,36 +97,36 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     large, small = jnp.maximum(one, other), jnp.minimum(one, other)
     square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
-    # And not large * sqrt(1 + square): a long sum would lose most of its small terms to that 1.
+    # Not large * sqrt(1 + square): a long sum would lose most of its small terms in that 1.
     return large + large * (square / (1 + jnp.sqrt(1 + square)))
 
 
 @_hypotenuse.defjvp
 def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
-    # The squares' own derivatives leave the range of numbers at 1e-30.
+    # The derivatives of the squares underflow at 1e-30.
     size = _hypotenuse(*primals)
     by = jnp.where(size == 0, 1, size)
     return size, sum(_ratio(jnp.where(size == 0, 0, x), by) * dx for x, dx in zip(primals, tangents, strict=True))
 
 
 def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
-    """Return the numbers, made so small that any sum of them is finite just where all of them are.
+    """Return the elements scaled so small that any sum of them is finite if and only if all of them are.
 
-    Their maximum would not do: XLA's CPU backend loses NaN in maxima of 4096 numbers and more. Nor would the sum of
-    x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans it writes out.
+    The maximum cannot be used: XLA's CPU backend loses NaN in maxima of 4096 and more elements. Neither can the sum of
+    x - x, which is 0 under `--xla_cpu_enable_fast_math`, nor `all(isfinite(x))`, whose booleans XLA writes out.
     """
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        # Not by the same number: XLA would add them first.
+        # Not by the same factor: XLA would add the two parts first.
         return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
-    # After a barrier, or XLA shares the upcast of 16-bit leaves with what follows, and keeps a float32 copy. A constant
-    # it would write out, as large as the leaf, where leaves of one shape share it.
+    # Without the barrier XLA shares the upcast of 16-bit leaves with later operations, and keeps a float32 copy. It
+    # would also write out a constant, as large as the leaf, where leaves of one shape share it.
     leaf, scale = kept_apart((lax.stop_gradient(leaf), jnp.asarray(SHRINK, dtype)))
     return leaf.astype(dtype) * scale
 
 
 def not_lost(largest: jax.Array, total: jax.Array) -> jax.Array:
-    """Return the largest absolute value, or NaN where XLA's maximum lost one. Next to an infinity it is infinite.
+    """Return the largest absolute value, or NaN where XLA's maximum lost a NaN; with an infinity it is infinite.
 
-    The total is the sum of what is `shrunk`: NaN if an element is, or if infinities have both signs.
+    The total is the sum of the `shrunk` elements: NaN if an element is NaN, or if there are infinities of both signs.
     """
     return jnp.where(jnp.isfinite(total) | jnp.isinf(largest), largest, jnp.abs(total))

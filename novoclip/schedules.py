@@ -1,8 +1,8 @@
-"""Learning-rate rules that Optax lacks; the README shows the others beside them.
+"""Learning-rate schedules that Optax does not have. The README shows them together with Optax's.
 
-Which steps a schedule counts is up to who evaluates it. The optimizers of this package count the steps that they did
-not skip. Rules, and Optax's own transforms, count every update. Within a guard, or an optimizer's `clip=`, a skipped
-step is no update.
+Which steps a schedule counts depends on what evaluates it. The optimizers of this package count the steps that they did
+not skip. Rules, and Optax's own transforms, count every update. Inside a guard, or in an optimizer's `clip=`, a skipped
+step does not count as an update.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from novoclip.arguments import Number, Schedulable, check_choice, check_integer, check_number
+from novoclip.arguments import check_choice, check_integer, check_number
+from novoclip.typing import Scalar, ScalarOrSchedule
 
 Schedule = Callable[[jax.Array], jax.Array]
 WARMUPS = ("linear", "exponential")
@@ -18,21 +19,21 @@ POWERS = {"linear": 1.0, "square_root": 0.5}
 
 
 def inverse_time_decay(
-    init_value: Number, rate: Number, *, transition_steps: int = 1, staircase: bool = False
+    init_value: Scalar, rate: Scalar, *, transition_steps: int = 1, staircase: bool = False
 ) -> Schedule:
-    """Let a number fall as 1 / (1 + rate t).
+    """Return a schedule that decays as 1 / (1 + rate t): inverse time decay.
 
     init_value / (1 + rate t / transition_steps), where t counts the steps from 0.
 
     Args:
       init_value: the value at step 0, at least 0.
-      rate: at least 0.
-      transition_steps: steps in the unit of time, such as those of an epoch.
-      staircase: whether time is counted in whole units.
+      rate: decay rate, at least 0.
+      transition_steps: steps per unit of time, such as the steps of an epoch.
+      staircase: whether time is rounded down to whole units.
 
     Returns:
       A function from a step to the value, a float32 scalar. The optimizers of this package count the steps that
-      were not skipped, rules and Optax's transforms all steps.
+      were not skipped; rules and Optax's transforms count all steps.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -54,20 +55,20 @@ def inverse_time_decay(
     return schedule
 
 
-def untuned_warmup(learning_rate: Schedulable, b2: float = 0.999, *, form: str = "linear") -> Schedule:
-    """Warm a learning rate up over as many steps as Adam's second moment needs.
+def untuned_warmup(learning_rate: ScalarOrSchedule, b2: float = 0.999, *, form: str = "linear") -> Schedule:
+    """Return a schedule that warms a learning rate up over as many steps as Adam's second moment needs.
 
-    lr_t min(1, t (1 - b2) / 2) if linear, over 2 / (1 - b2) steps, or lr_t (1 - exp(-(1 - b2) t));
+    lr_t min(1, t (1 - b2) / 2) if "linear", over 2 / (1 - b2) steps, or lr_t (1 - exp(-(1 - b2) t)) if "exponential";
     t counts the steps from 1.
 
     Args:
       learning_rate: lr, at least 0: a float, an array or a schedule.
-      b2: Adam's, in [0, 1).
+      b2: Adam's b2, in [0, 1).
       form: "linear" or "exponential".
 
     Returns:
       A function from a step, which counts from 0, to the learning rate. The optimizers of this package count the
-      steps that were not skipped, Optax's all steps.
+      steps that were not skipped; Optax's count all steps.
 
     Raises:
       TypeError: if an argument has the wrong type.
@@ -94,17 +95,17 @@ def untuned_warmup(learning_rate: Schedulable, b2: float = 0.999, *, form: str =
     return schedule
 
 
-def batch_scaled(learning_rate: Number, batch_size: int, base_batch_size: int, *, rule: str = "linear") -> Number:
-    """Carry a learning rate from one batch size to another.
+def batch_scaled(learning_rate: Scalar, batch_size: int, base_batch_size: int, *, rule: str = "linear") -> Scalar:
+    """Scale a learning rate from one batch size to another.
 
     lr batch_size / base_batch_size ("linear"), or lr sqrt(batch_size / base_batch_size)
-    ("square_root"): the rate rises with the batch, where that of `batch_damped` falls.
+    ("square_root"). The rate rises with the batch size; in `batch_damped` it falls.
 
     Args:
-      learning_rate: lr, which suits `base_batch_size`; at least 0.
-      batch_size: examples in a batch.
-      base_batch_size: likewise.
-      rule: "linear", for gradient descent, or "square_root", for Adam and its kin.
+      learning_rate: lr, tuned for `base_batch_size`, at least 0.
+      batch_size: examples per batch.
+      base_batch_size: examples per batch for which `learning_rate` was tuned.
+      rule: "linear", for SGD, or "square_root", for Adam and its variants.
 
     Returns:
       The learning rate.
@@ -129,16 +130,16 @@ def batch_scaled(learning_rate: Number, batch_size: int, base_batch_size: int, *
     return learning_rate * (batch_size / base_batch_size) ** POWERS[rule]
 
 
-def batch_damped(learning_rate: Number, batch_size: int, warmup_batch_size: int) -> Number:
-    """Lower a learning rate as the batch grows.
+def batch_damped(learning_rate: Scalar, batch_size: int, warmup_batch_size: int) -> Scalar:
+    """Lower a learning rate as the batch size grows.
 
-    lr / (1 + batch_size / warmup_batch_size), as published. It goes the other way than the
-    scaling that is usual, `batch_scaled`: at equal sizes it halves the rate.
+    lr / (1 + batch_size / warmup_batch_size), as published. This is the opposite of the usual scaling, `batch_scaled`,
+    by which the rate rises with the batch size.
 
     Args:
       learning_rate: lr, at least 0.
-      batch_size: examples in a batch.
-      warmup_batch_size: likewise.
+      batch_size: examples per batch.
+      warmup_batch_size: examples per batch at which the rate is halved.
 
     Returns:
       The learning rate.

@@ -1,4 +1,4 @@
-"""Singular values of matrices, and matrices with other ones, with derivatives where some are 0 or equal."""
+"""Singular values of matrices and their replacement, with derivatives also where some are 0 or equal."""
 
 from typing import Any
 
@@ -29,7 +29,8 @@ def rebuild(stack: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
 
     U diag(old) V* becomes F = U diag(new) V*. With A = U* dM V, the derivative U* dF V has d new as its diagonal, and
     beside it (A + A*)_ij / 2 (new_i - new_j) / (old_i - old_j) + (A - A*)_ij / 2 (new_i + new_j) / (old_i + old_j).
-    Where old_i = old_j the former is 1 or 0, for values that are kept or replaced: not what a saturating shape has.
+    Where old_i = old_j the first quotient is set to 1 if both values are kept, and to 0 if not: for a saturating shape
+    that is not the derivative.
     """
     del old  # only the derivative needs them
     left, right = _vectors(stack)
@@ -49,7 +50,7 @@ def _rebuild_jvp(primals: Any, tangents: Any) -> Any:
     mean = _quotient(_outer(new, new), _outer(old, old), both, old)
     turned = 0.5 * (slope * (within + _adjoint(within)) + mean * (within - _adjoint(within)))
     turned = turned + _on_diagonal(moved - _diagonal(0.5 * slope * (within + _adjoint(within))).real)
-    # The parts of the change outside of what the singular vectors span, of matrices that are not square.
+    # For matrices that are not square: the part of the change outside the span of the singular vectors.
     side = _quotient(new, old, kept, old)[:, None, :].astype(left.dtype)
     rows = ((change @ right - left @ within) * side) @ _adjoint(right)
     columns = (left * side) @ (_adjoint(left) @ change - within @ _adjoint(right))
@@ -57,7 +58,7 @@ def _rebuild_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _quotient(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Array, old: jax.Array) -> jax.Array:
-    """Return the quotient, or another number where the denominator is nothing but rounding."""
+    """Return the quotient, or `otherwise` where the denominator is only rounding."""
     noise = 8 * jnp.finfo(old.dtype).eps * jnp.max(old, axis=1).reshape(-1, *(1,) * (denominator.ndim - 1))
     usable = jnp.abs(denominator) > noise
     return jnp.where(usable, ratio(numerator, jnp.where(usable, denominator, 1)), otherwise)
@@ -71,7 +72,7 @@ def _svd(stack: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 @_svd.defjvp
 def _svd_jvp(primals: Any, tangents: Any) -> Any:
-    # As JAX has it, but 0 where equal values leave the vectors free, which there makes NaN.
+    # JAX's formula, but 0 where equal values leave the vectors undetermined: there JAX returns NaN.
     left, values, right = _svd(*primals)
     change = tangents[0]
     within = _adjoint(left) @ change @ right
@@ -93,13 +94,13 @@ def _vectors(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return matrices of numbers up to 1, or of zeros, what they were divided by, and whether they are finite."""
+    """Return matrices scaled to elements of at most 1, their largest elements, and whether they are finite."""
     wide, dtype = _wide(stack), accumulation_dtype(stack.dtype)
     largest = lax.stop_gradient(jnp.max(jnp.abs(wide), axis=(1, 2), keepdims=True, initial=0))
     largest = not_lost(largest, jnp.sum(shrunk(stack, dtype), axis=(1, 2), keepdims=True))
     usable = jnp.isfinite(largest) & (largest > 0)
     by = jnp.where(usable, largest, 1)
-    # The inverse itself may be too small for a number.
+    # The inverse itself may underflow.
     shrink = jnp.where(by > 2.0**100, 2.0**-100, jnp.ones((), dtype))
     scaled = ratio(wide * shrink.astype(wide.dtype), (by * shrink).astype(wide.dtype))
     scaled = jnp.where(usable, scaled, jnp.zeros((), wide.dtype))

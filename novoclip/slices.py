@@ -15,12 +15,12 @@ from novoclip.platforms import entries
 class Slices(NamedTuple):
     """Values of slices of leaves.
 
-    One vector of all of them would move parts between devices that hold leaves in parts, and an array for each leaf
-    would make many small kernels.
+    One vector of all values would move data between devices that hold parts of leaves. One array for each leaf would
+    make many small kernels.
 
     Attributes:
-      arrays: for each shape that values of a leaf have, `(leaves of it, *shape)`; axes that were reduced have size 1.
-      places: which leaves these are, counted from 0; it holds no array.
+      arrays: for each shape of a leaf's values, an array `(leaves with that shape, *shape)`; reduced axes have size 1.
+      places: the positions of these leaves, counted from 0; it holds no array.
     """
 
     arrays: list[Any]
@@ -28,9 +28,9 @@ class Slices(NamedTuple):
 
 
 def groups_of(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Return the places of leaves whose slices have one shape, together, in the order in which shapes first occur.
+    """Return groups of positions of leaves whose slices have one shape, in the order in which the shapes first occur.
 
-    It is part of the form of states, as are the places in each group.
+    The order of the groups, and of the positions in each, is part of the format of states.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, shape in enumerate(shapes):
@@ -39,14 +39,14 @@ def groups_of(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
 
 
 def in_groups(values: Mapping[tuple[int, ...], jax.Array], groups: Sequence[Sequence[int]], dtype: Any) -> Any:
-    """Return the Slices of values of each leaf, those of a group stacked.
+    """Return the Slices of the values of each leaf, stacked within each group.
 
-    Without leaves it is an empty vector: Optax looks for the arrays of a state by an `init` of no leaf.
+    Without leaves it is an empty vector, since Optax calls `init` without leaves to find the arrays of a state.
 
     Args:
-      values: by the place of a leaf, (place,), its values; by those of several, the stack of theirs.
-      groups: the places of each group.
-      dtype: that of the empty vector.
+      values: the values of each leaf, by its position as (position,), or a stack of values, by several positions.
+      groups: the positions in each group.
+      dtype: the dtype of the empty vector.
     """
     if not groups:
         return jnp.zeros((0,), dtype)
@@ -55,7 +55,7 @@ def in_groups(values: Mapping[tuple[int, ...], jax.Array], groups: Sequence[Sequ
 
 
 def by_leaf(slices: Any) -> list[jax.Array]:
-    """Undo `in_groups`."""
+    """Return the values of each leaf, the inverse of `in_groups`."""
     if not isinstance(slices, Slices):
         return []
     found: dict[int, jax.Array] = {}
@@ -65,12 +65,12 @@ def by_leaf(slices: Any) -> list[jax.Array]:
 
 
 def places_of(slices: Slices) -> list[list[int]]:
-    """Return for each array the leaves whose values it holds."""
+    """Return for each array the positions of the leaves whose values it holds."""
     return [[int(place) for place in places.split(" ")] for places in text_of(slices.places).split("; ")]
 
 
 def _stacked(values: Mapping[tuple[int, ...], jax.Array], places: Sequence[int]) -> jax.Array:
-    """Return the stack; where explicit axis types split the values in several ways, each is made whole before."""
+    """Return the stack. Values that explicit axis types shard in different ways are replicated before."""
     own = set(places)
     members = [stack for stack in values if stack[0] in own]
     parts = [values[stack] if len(stack) > 1 else values[stack][None] for stack in members]

@@ -1,4 +1,4 @@
-"""Which leaves stack several layers along their leading axes, as Flax's `nn.scan` does."""
+"""Leaves that stack several layers along their leading axes, as those of Flax's `nn.scan` do."""
 
 from collections.abc import Callable
 import numbers
@@ -11,17 +11,17 @@ from novoclip.leaves import named_leaves
 from novoclip.matching import ByPath, check_entries, check_function
 from novoclip.paths import Path, entry_for, is_function, leaves_with_paths
 
-Stacked = Any  # an integer, a function of (path, leaf), or a tree of integers that is a prefix of the parameters
+Stacked = Any  # an integer, a function of (path, leaf), or a pytree of integers that is a prefix of the parameters
 StackedOf = Callable[[Any, jax.Array], int]
 
 
 def resolve_stacked(stacked: Stacked) -> ByPath:
-    """Return what `stacked` says of each leaf: how many of its leading axes count layers.
+    """Return the value of `stacked` for each leaf: the number of its leading layer axes.
 
     Raises:
-      TypeError: if `stacked` holds something that is no integer. In use: if it returns such.
-      ValueError: in use, if a leaf has fewer axes, or no entry in a tree. In a check: if a function says 0 for every
-        leaf, or a tree has an entry that is for none.
+      TypeError: if `stacked` holds anything but integers. In `at`: if it returns anything else.
+      ValueError: in `at`, if a leaf has fewer axes, or no entry in a pytree. In `check`: if a function returns 0 for
+        every leaf, or an entry of a pytree matches no leaf.
     """
     if is_function(stacked):
 
@@ -50,7 +50,7 @@ def resolve_stacked(stacked: Stacked) -> ByPath:
 
 
 def within_layers(axes_of: AxesOf, layers_of: StackedOf) -> AxesOf:
-    """Return the function that applies another to a layer of each leaf, and counts its axes in the whole leaf."""
+    """Return the function that applies another to one layer of each leaf, and returns axes of the whole leaf."""
 
     def axes_of_leaf(name: str, leaf: jax.Array) -> tuple[int, ...]:
         layers = layers_of(name, leaf)
@@ -63,9 +63,9 @@ def within_layers(axes_of: AxesOf, layers_of: StackedOf) -> AxesOf:
 def _checked(entry: Any, name: str, leaf: Any) -> int:
     if not isinstance(entry, numbers.Integral) or entry < 0:
         injected = "; under inject_hyperparams, name stacked in static_args" if isinstance(entry, jax.Array) else ""
-        msg = f"stacked must say how many leading axes count layers; got {entry!r} for {name!r}{injected}"
+        msg = f"stacked must be the number of leading layer axes, at least 0; got {entry!r} for {name!r}{injected}"
         raise TypeError(msg)
     if leaf is not None and entry > leaf.ndim:
-        msg = f"stacked={entry}, but {name!r} has shape {leaf.shape}"
+        msg = f"stacked={entry}, but {name!r} has shape {leaf.shape}, with fewer axes"
         raise ValueError(msg)
     return int(entry)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.clip_state import ClipState
-from novoclip.guards import NonfiniteState, SpikeState
+from novoclip.guards.nonfinite import NonfiniteState
+from novoclip.guards.spike_state import SpikeState
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.paths import make_path
-from novoclip.wrappers import CarryState
+from novoclip.wrappers.carry import CarryState
 
 # Which of a state's fields are reported, and under which name.
 REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
@@ -17,7 +18,10 @@ REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
     OptimizerState: ("optimizer", ("steps", "nonfinite")),
     CarryState: ("carry", ("steps", "nonfinite")),
     NonfiniteState: ("guard", ("steps", "nonfinite")),
-    SpikeState: ("spikes", ("steps", "skipped", "nonfinite", "released", "norm", "limit", "value_limit")),
+    SpikeState: (
+        "spikes",
+        ("steps", "skipped", "nonfinite", "released", "norm", "limit", "value_limit", "clip_limit", "clipped"),
+    ),
 }
 
 

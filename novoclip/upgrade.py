@@ -1,4 +1,4 @@
-"""States that were saved by an earlier version."""
+"""Conversion of states that were saved by an earlier version."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ from novoclip.origin import text_of
 from novoclip.paths import leaves_with_paths, some_of
 from novoclip.slices import Slices, places_of
 
-# Counters that novoclip 0.1.0 did not have. They decide nothing.
+# Counters that novoclip 0.1.0 did not have. No update depends on them.
 ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row")
-# Fields of novoclip 0.1.0, and what they are called now.
+# Fields of novoclip 0.1.0, and their present names.
 RENAMED = {
     "memory": ("limit_state", "moments"),
     "norm_memory": ("norm_limit_state",),
@@ -23,11 +23,11 @@ RENAMED = {
 
 
 def upgrade_state(restored: Any, state: Any) -> Any:
-    """Return a state that was saved by an earlier version in the form that this version has.
+    """Convert a state that was saved by an earlier version to the format of this version.
 
-    Counters that the earlier version did not have begin at 0, and the norms and limits that a rule per unit shows,
-    which were those of all units, are those of a first step. All else must be there, and of the same shape. What a rule
-    remembered of all units in one vector is given to the leaves that they belong to.
+    Counters that the earlier version did not have start at 0. The norms and limits in the state of a rule per unit,
+    which were those of all units, are reset to those of `init`. All other arrays must be there, with the same shapes.
+    A vector with the state of all units is split among the leaves that the units belong to.
 
     Args:
       restored: the saved state: nested dicts and lists of arrays, as Orbax restores them without a target, or the
@@ -58,7 +58,7 @@ def upgrade_state(restored: Any, state: Any) -> Any:
     extra = ["/".join(keys) for keys in saved if keys not in known]
     if missing or extra:
         msg = (
-            f"restored must be a state of this optimizer, with the arguments that it had; it lacks {some_of(missing)}, "
+            f"restored must be a state of this optimizer, made with the same arguments; it lacks {some_of(missing)}, "
             f"and has {some_of(extra)} too many"
         )
         raise ValueError(msg)
@@ -71,8 +71,8 @@ def upgrade_state(restored: Any, state: Any) -> Any:
             return own
         if jnp.shape(leaf) != jnp.shape(own):
             msg = (
-                f"restored has shape {jnp.shape(leaf)} at {str(path)!r}, and this optimizer {jnp.shape(own)}: give the "
-                "optimizer the arguments that it had"
+                f"restored has shape {jnp.shape(leaf)} at {str(path)!r}, and this optimizer {jnp.shape(own)}: make the "
+                "optimizer with the arguments that it had when the state was saved"
             )
             raise ValueError(msg)
         return jnp.asarray(leaf, own.dtype)
@@ -81,13 +81,13 @@ def upgrade_state(restored: Any, state: Any) -> Any:
 
 
 def _renamed(keys: Any, names: set[Any]) -> Any:
-    """Return the path of an array of 0.1.0 under the names that this version has, if `names` holds that path."""
+    """Return the path of an array of 0.1.0 with the names of this version, if `names` holds it."""
     places = [[key, *RENAMED.get(key, ())] for key in keys]
     return next((path for path in itertools.product(*places) if path in names), keys)
 
 
 def _in_groups(saved: dict[Any, Any], state: Any) -> dict[Any, Any]:
-    """Return saved arrays, with one that holds something of all units cut into those of Slices."""
+    """Return the saved arrays, with each vector over all units split into the arrays of Slices."""
     for path, node in leaves_with_paths(state, is_leaf=lambda node: isinstance(node, Slices)):
         if not isinstance(node, Slices) or path.keys not in saved:
             continue
@@ -105,7 +105,7 @@ def _in_groups(saved: dict[Any, Any], state: Any) -> dict[Any, Any]:
 
 
 def _shown_by_unit(state: Any) -> set[Any]:
-    """Return the places of the norms and limits that rules per unit show."""
+    """Return the paths of the norms and limits in the states of rules per unit."""
     rules = leaves_with_paths(state, is_leaf=lambda node: isinstance(node, ClipState))
     units = [path.keys for path, rule in rules if isinstance(rule, ClipState) and " per unit " in text_of(rule.origin)]
     return {(*keys, name) for keys in units for name in ("norms", "limits")}

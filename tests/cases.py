@@ -73,6 +73,11 @@ ALWAYS = (
     *("clip_by_spectral_norm", "record", "per_example", "uclip", "start_after", "skip_spikes", "guard_nonfinite"),
     *("sgd", "adam", "novograd", "novoclip", "rmsprop", "adagrad", "zclip", "clip_by_norm", "nsgd"),
 )
+# One of each kind of code, for tests that cost more.
+SEVERAL = (
+    *("clip_by_value", "clip_by_norm", "clip_by_second_moment", "autoclip", "agc", "clippy", "record"),
+    *("uclip", "skip_spikes", "adam", "novograd", "novoclip"),
+)
 
 
 def sampled(cases, names=ALWAYS):

@@ -20,7 +20,7 @@ RULE = novoclip.skip_spikes(
         novoclip.adagc(warmup=5),
         optax.adam(0.01),
     ),
-    novoclip.deviations_of_history(6.0, window=16, warmup=8),
+    novoclip.limits.deviation(6.0, window=16, warmup=8),
 )
 
 

@@ -223,6 +223,17 @@ def test_a_history_of_all_units_is_given_to_their_leaves():
         novoclip.upgrade_state(saved, state)
 
 
+# The momentum of RMSprop is of whole steps since, learning rates included, as in Optax.
+NOT_LOADED = {("0.1.0", "rmsprop")}
+
+
+def load(version, name, structure, state):
+    """A saved state in the form of another, and all that is saved of that rule."""
+    with np.load(save.HERE / version / "states.npz") as arrays:
+        saved = {key.removeprefix(f"{name}: "): arrays[key] for key in arrays if key.startswith(f"{name}: ")}
+    return novoclip.upgrade_state(nested(saved, structure[name]), state), saved
+
+
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
@@ -230,15 +241,17 @@ def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
     if name not in structure:
         pytest.skip(f"not in {version}")
     first, step = save.stepping(name)
+    if (version, name) in NOT_LOADED:
+        with pytest.raises(ValueError, match="it lacks 'moments/inner/root"):
+            load(version, name, structure, first)
+        return
     old = as_in_0_1_0(name, save.leaves_by_path(first))
     described = {path: [str(x.dtype), list(x.shape)] for path, x in old.items()}
     # Counters that were added since begin at 0; all else is as it was.
     added = {path for path in described if path.split(".")[-1] in upgrade.ADDED} - set(structure[name])
     described = {path: kind for path, kind in described.items() if path not in added}
     assert described == {path: structure[name][path] for path in as_in_0_1_0(name, structure[name])}
-    with np.load(save.HERE / version / "states.npz") as arrays:
-        saved = {key.removeprefix(f"{name}: "): arrays[key] for key in arrays if key.startswith(f"{name}: ")}
-    loaded = novoclip.upgrade_state(nested(saved, structure[name]), first)
+    loaded, saved = load(version, name, structure, first)
     assert jax.tree.structure(loaded) == jax.tree.structure(first)
     updates, later = step(loaded, save.STEPS)
     assert_saved(saved, "updates", save.leaves_by_path(updates))
@@ -276,7 +289,7 @@ def test_a_state_without_the_new_counters_goes_on_and_can_be_upgraded():
 def test_what_is_no_state_of_the_optimizer_is_not_upgraded():
     params = {"w": jnp.ones(2)}
     state = novoclip.skip_spikes(novoclip.adam(0.1)).init(params)
-    other = novoclip.skip_spikes(novoclip.adam(0.1), novoclip.deviations_of_history()).init(params)
+    other = novoclip.skip_spikes(novoclip.adam(0.1), novoclip.limits.deviation()).init(params)
     with pytest.raises(ValueError, match=r"it lacks 'norm_limit_state/history', .*, and has 'norm_limit_state/mean'"):
         novoclip.upgrade_state(state, other)
     with pytest.raises(ValueError, match=r"shape \(2,\) at 'inner/moments/mu/w', and this optimizer \(3,\)"):

@@ -81,7 +81,7 @@ def second_moments(clip):
 
     @jax.jit
     def run(b2, k):
-        rule = novoclip.scale_by_rmsprop(lambda step: b2)
+        rule = novoclip.scale_by_rms(lambda step: b2)
         state = rule.init(jnp.zeros(()))
         settled = state._replace(moments=state.moments._replace(root=jnp.ones(())))
 

@@ -27,7 +27,7 @@ def test_every_step_of_the_table_is_counted():
     assert set(MOST) == set(steps.PAIRS)
 
 
-SOME = ("clip_by_norm per tensor + optax.adam", "agc + optax.adam", "adam", "skip_spikes(optax.adam)")
+SOME = ("clip_by_norm per tensor + optax.adam", "adam", "skip_spikes(optax.adam)")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.full) for name in MOST])

@@ -10,7 +10,7 @@ import pytest
 
 import novoclip
 from novoclip.rules.spectral import singular_values
-from tests.cases import ALWAYS, CASES, FIRST
+from tests.cases import CASES, FIRST, SEVERAL
 
 FASTER = {"xla_backend_optimization_level": 0}  # to compile
 PARAMS = {"kernel": np.random.default_rng(0).normal(size=(4, 3)) + 2}
@@ -63,7 +63,7 @@ def assert_differences(derive, at, along, *, step=1e-6, second=True):
 
 
 def cases(names=None):
-    some = names or ALWAYS
+    some = names or SEVERAL
     return [
         pytest.param(case, id=case.name, marks=() if case in FIRST and case.entry.name in some else pytest.mark.full)
         for case in CASES
@@ -114,7 +114,7 @@ NUMBERS = {
     "adagc": lambda x: novoclip.adagc(1 + x / 4, lambda_abs=x, warmup=1),
     "agc": lambda x: novoclip.agc(x / 10),
     "normalize_by_norm": novoclip.normalize_by_norm,
-    "nsgd": lambda x: novoclip.nsgd(x, gamma=1 - x / 2),
+    "nsgd": lambda x: novoclip.nsgd(x, decay=1 - x / 2),
     "adam": lambda x: novoclip.adam(x, b1=1 - x / 2, b2=1 - x / 4, eps=x / 8),
     "sgd": lambda x: novoclip.sgd(x, weight_decay=x, clip=novoclip.clip_by_global_norm(x)),
     "acclip": lambda x: novoclip.acclip(x, alpha=1 + x / 2),

@@ -57,7 +57,7 @@ def test_spikes_and_calm_rows_are_those_of_their_definitions():
 def test_a_warm_up_of_the_running_mean_learns_and_does_not_limit():
     generator = np.random.default_rng(1)
     norms = np.exp(generator.normal(size=40))
-    limit, mean, expected = novoclip.running_mean(3.0, decay=0.9, warmup=7), 0.0, []
+    limit, mean, expected = novoclip.limits.running_mean(3.0, decay=0.9, warmup=7), 0.0, []
     for number, norm in enumerate(norms):
         bound = 3 * mean if number else np.inf
         expected.append(bound if number >= 7 else np.inf)
@@ -70,4 +70,4 @@ def test_a_warm_up_of_the_running_mean_learns_and_does_not_limit():
     state = limit.init(jnp.zeros(()))
     np.testing.assert_allclose(jax.lax.scan(step, state, jnp.float32(norms))[1], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="warmup must be an integer of at least 1"):
-        novoclip.running_mean(warmup=0)
+        novoclip.limits.running_mean(warmup=0)

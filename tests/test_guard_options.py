@@ -60,7 +60,7 @@ def test_hidden_leaves_reach_the_optimizer_as_they_are():
 
 
 def test_a_released_spike_is_clipped_in_the_leaves_that_count():
-    guard = novoclip.skip_spikes(optax.identity(), novoclip.constant(1.0), max_in_a_row=1, mask=MASK)
+    guard = novoclip.skip_spikes(optax.identity(), novoclip.limits.constant(1.0), max_in_a_row=1, mask=MASK)
     entering = {"train": jnp.array([3.0, 4.0]), "frozen": {"a": 7 * jnp.ones(2), "b": jnp.array(7.0)}}
     _, state = guard.update(entering, guard.init(PARAMS))
     updates, state = guard.update(entering, state)
@@ -105,13 +105,13 @@ def decisions(guard, norms, values):
 def test_norm_and_loss_have_a_limit_each():
     norms, values = np.ones(40, np.float32), np.full(40, 50.0, np.float32)
     norms[20], values[30] = 11.0, 61.0
-    sgd, ten, sixty = optax.sgd(1.0), novoclip.constant(10.0), novoclip.constant(60.0)
+    sgd, ten, sixty = optax.sgd(1.0), novoclip.limits.constant(10.0), novoclip.limits.constant(60.0)
     for guard, expected in (
         (novoclip.skip_spikes(sgd, ten), [20, 30]),
         (novoclip.skip_spikes(sgd, ten, value_limit=sixty), [20, 30]),
-        (novoclip.skip_spikes(sgd, novoclip.constant(1e9), value_limit=sixty), [30]),
+        (novoclip.skip_spikes(sgd, novoclip.limits.constant(1e9), value_limit=sixty), [30]),
         (novoclip.skip_spikes(sgd, ten, value_limit=False), [20]),
-        (novoclip.skip_spikes(sgd, value_limit=novoclip.constant(1e9)), [20]),
+        (novoclip.skip_spikes(sgd, value_limit=novoclip.limits.constant(1e9)), [20]),
     ):
         np.testing.assert_array_equal(np.flatnonzero(decisions(guard, norms, values)), expected)
     values[25] = np.nan
@@ -121,11 +121,11 @@ def test_norm_and_loss_have_a_limit_each():
 
 SIGNED = {
     "default": None,
-    "deviations_of_history": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01),
-    "clipped": novoclip.deviations_of_history(6.0, warmup=8, eps=0.01, learn="clipped"),
-    "z_score": novoclip.z_score(6.0, warmup=8),
-    "z_score by mean": novoclip.z_score(6.0, warmup=8, mode="mean"),
-    "tighter": novoclip.tighter(novoclip.constant(1e6), novoclip.z_score(6.0, warmup=8)),
+    "limits.deviation": novoclip.limits.deviation(6.0, warmup=8, eps=0.01),
+    "clipped": novoclip.limits.deviation(6.0, warmup=8, eps=0.01, learn="clipped"),
+    "limits.zclip": novoclip.limits.zclip(6.0, warmup=8),
+    "limits.zclip by mean": novoclip.limits.zclip(6.0, warmup=8, mode="mean"),
+    "tighter": novoclip.limits.tighter(novoclip.limits.constant(1e6), novoclip.limits.zclip(6.0, warmup=8)),
 }
 
 
@@ -150,11 +150,11 @@ def test_losses_of_zero_are_losses():
 def test_limits_that_only_work_for_norms_are_refused_for_the_loss():
     own = novoclip.Limit(lambda norms: (), lambda norms, state, *_, **extra: (2 * norms, state))
     for wrong in (
-        novoclip.running_mean(3.0),
-        novoclip.running_quantile(0.99),
-        novoclip.second_moment(3.0),
-        novoclip.z_score(6.0, clip_factor=0.5),
-        novoclip.tighter(novoclip.constant(1.0), novoclip.running_mean(3.0)),
+        novoclip.limits.running_mean(3.0),
+        novoclip.limits.running_quantile(0.99),
+        novoclip.limits.second_moment(3.0),
+        novoclip.limits.zclip(6.0, clip_factor=0.5),
+        novoclip.limits.tighter(novoclip.limits.constant(1.0), novoclip.limits.running_mean(3.0)),
         own,
     ):
         with pytest.raises(ValueError, match="value_limit must be a Limit that works for losses below 0 too"):
@@ -178,7 +178,7 @@ def test_limits_that_only_work_for_norms_are_refused_for_the_loss():
     ],
 )
 def test_a_loss_may_be_any_real_scalar(value):
-    guard = novoclip.skip_spikes(optax.sgd(1.0), value_limit=novoclip.constant(float(value)))
+    guard = novoclip.skip_spikes(optax.sgd(1.0), value_limit=novoclip.limits.constant(float(value)))
     state = guard.init(jnp.ones(2))
     _, state = guard.update(jnp.ones(2), state, value=value)
     assert int(state.skipped) == 0

@@ -22,9 +22,9 @@ STORED = json.loads((Path(__file__).parent / "trajectories" / "rules.json").read
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(1)}
 DEFAULT = novoclip.skip_spikes(optax.sgd(1.0))
 FOR_EVER = novoclip.skip_spikes(optax.sgd(1.0), max_in_a_row=10**6)
-SHORT = novoclip.deviations_of_history(2.0, window=8, warmup=4)
+SHORT = novoclip.limits.deviation(2.0, window=8, warmup=4)
 IN_LOOP = novoclip.skip_spikes(optax.sgd(1.0), SHORT, value_limit=SHORT, max_in_a_row=3)
-EARLY = novoclip.deviations_of_history(6.0, window=16, warmup=4)
+EARLY = novoclip.limits.deviation(6.0, window=16, warmup=4)
 
 
 def gradients(size, dtype=jnp.float32):
@@ -169,7 +169,7 @@ def test_a_lasting_shift_costs_as_many_steps_as_are_left_out_in_a_row(kind, by):
 
 
 def test_after_too_many_in_a_row_steps_go_through_clipped_and_are_learned_raw():
-    limit = novoclip.deviations_of_history(3.0, window=8, warmup=2)
+    limit = novoclip.limits.deviation(3.0, window=8, warmup=2)
     optimizer = novoclip.skip_spikes(optax.sgd(1.0), limit, max_in_a_row=2)
     updates, states = scanned(optimizer, np.float32([1, 3, 100, np.nan, 100, 100, 100, 100]))
     np.testing.assert_array_equal(states.skipped, [0, 0, 1, 2, 3, 3, 3, 3])
@@ -203,7 +203,7 @@ def test_a_spike_leaves_flax_training_as_it_was():
     state = TrainState.create(
         apply_fn=model.apply,
         params=model.init(jax.random.key(0), inputs),
-        tx=novoclip.skip_spikes(optimizer, novoclip.deviations_of_history(6.0, warmup=5)),
+        tx=novoclip.skip_spikes(optimizer, novoclip.limits.deviation(6.0, warmup=5)),
     )
 
     @jax.jit
@@ -329,7 +329,7 @@ def test_a_loss_of_another_type_is_refused_by_name(value):
 
 
 def test_arguments_of_another_type_are_refused_by_name():
-    for wrong in ("1.0", True, optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
+    for wrong in ("1.0", True, optax.sgd(0.1), novoclip.limits.agc(0.1)):
         with pytest.raises(TypeError, match="limit must be a number, or a Limit"):
             novoclip.skip_spikes(optax.sgd(0.1), wrong)
     for wrong in (16.0, True, "16"):
@@ -342,13 +342,13 @@ def test_arguments_of_another_type_are_refused_by_name():
             guard(0.1)
     with pytest.raises(ValueError, match="policy"):
         novoclip.guard_nonfinite(optax.sgd(0.1), policy="zero")
-    for wrong in (True, "no", optax.sgd(0.1), novoclip.share_of_parameters(0.1)):
+    for wrong in (True, "no", optax.sgd(0.1), novoclip.limits.agc(0.1)):
         with pytest.raises(TypeError, match="value_limit must be a number, a Limit"):
             novoclip.skip_spikes(optax.sgd(0.1), value_limit=wrong)
 
 
 def test_a_percentile_may_be_the_limit():
-    limit = novoclip.percentile_of_history(99.0, include_current=False)
+    limit = novoclip.limits.autoclip(99.0, include_current=False)
     updates, states = scanned(
         novoclip.skip_spikes(optax.sgd(1.0), limit), np.float32([1, 0.5, 0.9, 7, 0.8, np.nan, 0.7])
     )
@@ -357,7 +357,7 @@ def test_a_percentile_may_be_the_limit():
 
 
 def test_a_percentile_as_the_limit_leaves_out_about_its_share():
-    limit = novoclip.percentile_of_history(99.0, window=200, include_current=False)
+    limit = novoclip.limits.autoclip(99.0, window=200, include_current=False)
     updates, _ = scanned(novoclip.skip_spikes(optax.sgd(1.0), limit, learn="all"), noisy(np.ones(4000), 0.1))
     assert np.mean(np.asarray(updates[2000:]) == 0) < 0.05
 
@@ -365,7 +365,7 @@ def test_a_percentile_as_the_limit_leaves_out_about_its_share():
 def test_olmo_learns_spikes_and_so_lets_the_next_one_through():
     case = STORED["skip step, loss and norm, 6 sigma: gradient"]
     theirs = [i for i, updates in enumerate(case["updates"]) if not np.any(updates["a/bias"])]
-    limit = novoclip.deviations_of_history(6.0, window=16, warmup=8)
+    limit = novoclip.limits.deviation(6.0, window=16, warmup=8)
     optimizer = novoclip.skip_spikes(optax.identity(), limit)
     entering = gradients_without_faults()
     state, update, ours = optimizer.init(entering[0]), jax.jit(optimizer.update), []
@@ -439,7 +439,7 @@ def test_finite_gradients_pass_a_guard_bit_for_bit():
 def test_counters_stop_at_the_largest_integer():
     largest = jnp.array(jnp.iinfo(jnp.int32).max, jnp.int32)
     names = ("steps", "skipped", "nonfinite", "released", "spikes_in_a_row")
-    guard = novoclip.skip_spikes(optax.sgd(1.0), novoclip.constant(1.0))
+    guard = novoclip.skip_spikes(optax.sgd(1.0), novoclip.limits.constant(1.0))
     state = guard.init(PARAMS)._replace(**dict.fromkeys(names, largest))
     for size in (jnp.nan, 100.0):
         _, state = guard.update(gradients(size), state)

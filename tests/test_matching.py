@@ -112,7 +112,7 @@ def test_a_mask_that_selects_only_hidden_leaves_passes():
     descent = novoclip.adam(0.1, weight_decay=0.1, weight_decay_mask=kernels)
     parts = optax.partition({"x": descent, "y": descent}, {"head": "x", "layers": "y"})
     jax.eval_shape(lambda tree: parts.update(tree, parts.init(tree), tree), PARAMS)
-    with pytest.raises(ValueError, match="weight_decay_mask selects no leaf, of 'head'"):
+    with pytest.raises(ValueError, match="the mask of weight_decay selects no leaf, of 'head'"):
         jax.eval_shape(lambda tree: descent.update(tree, descent.init(tree), tree), {"head": PARAMS["head"]})
 
 

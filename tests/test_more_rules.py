@@ -216,8 +216,8 @@ def test_bands_shares_and_smooth_limits_are_their_formulas(name, arguments, limi
 @pytest.mark.parametrize("per", ["tree", "tensor", "unit", "element", "groups", "torch"])
 def test_the_tighter_of_two_limits_holds_and_the_other_still_learns(per):
     number = between(1.0, 3.0)
-    limit = novoclip.tighter(novoclip.percentile_of_history(70.0, window=11), novoclip.constant(number))
-    rule = novoclip.clip(measure(per), limit)
+    limit = novoclip.limits.tighter(novoclip.limits.autoclip(70.0, window=11), novoclip.limits.constant(number))
+    rule = novoclip.clip_by_limit(measure(per), limit)
     check(rule, lambda block: oracle.Tighter(AutoClip(70.0, 11), Constant(number)), per)
 
 

@@ -157,9 +157,17 @@ def test_sums_side_by_side_are_right_at_any_size(dtype, monkeypatch):
     assert "side_by_side" in taken
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
-@pytest.mark.parametrize("shape", [(40, 5), (41, 5), (7, 3, 5), (3, 5)])
-def test_norms_of_columns_are_right_when_rows_are_summed_in_blocks(shape, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("float32", (40, 5)),
+        ("float32", (7, 3, 5)),
+        ("bfloat16", (41, 5)),
+        ("complex64", (3, 5)),
+        ("complex64", (41, 5)),
+    ],
+)
+def test_norms_of_columns_are_right_when_rows_are_summed_in_blocks(dtype, shape, monkeypatch):
     """As on a machine with one device, where a large matrix is; here a small one, in blocks of eight rows."""
     monkeypatch.setattr(platforms, "LARGE", 1)
     monkeypatch.setattr(platforms, "BLOCK", 8 * shape[-1])

@@ -223,7 +223,7 @@ def test_masks_that_select_nothing_or_do_not_fit_are_refused(mask, error, messag
     with pytest.raises(error, match=f"mask .*{message}"):
         novoclip.clip_by_global_norm(1.0, mask=mask).init(params)
     descent = novoclip.adam(0.1, weight_decay=0.1, weight_decay_mask=mask)
-    with pytest.raises(error, match=f"weight_decay_mask .*{message}"):
+    with pytest.raises(error, match=f"the mask of weight_decay .*{message}"):
         descent.update(params, descent.init(params), params)
 
 

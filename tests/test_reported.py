@@ -171,7 +171,7 @@ def test_a_decay_that_is_nan_teaches_nothing():
 
 def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
     rule = novoclip.autoclip()
-    extra = {"norms": 1, "state": 2, "param_norms": 3, "step": 4}
+    extra = {"norms": 1, "param_norms": 3, "step": 4}
     updates, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), None, **extra)
     np.testing.assert_array_equal(updates, 1)
     assert int(state.steps) == 1
@@ -256,18 +256,18 @@ def test_any_real_number_is_a_threshold():
     with pytest.raises(TypeError, match="count must be True or False; got 'no'"):
         novoclip.clip_by_value(1.0, count="no")
     with pytest.raises(TypeError, match="clip_by_value"):
-        novoclip.clip(1.0)
+        novoclip.clip_by_limit(1.0)
     with pytest.raises(TypeError, match="limit must be a Limit"):
-        novoclip.clip("tree")
+        novoclip.clip_by_limit("tree")
 
 
 def test_parameters_of_other_blocks_are_refused():
     relative = novoclip.Limit(lambda norms: (), lambda norms, state, sizes=None, **extra: (sizes, state), True)
     gradients = {"a": jnp.ones(2), "b": jnp.ones(3)}
-    rule = novoclip.clip("tensor", relative)
+    rule = novoclip.clip_by_limit("tensor", relative)
     with pytest.raises(ValueError, match="params must have the structure of the updates"):
         rule.update(gradients, rule.init(gradients), {"a": jnp.ones(2)})
-    by_unit = novoclip.clip("unit", relative)
+    by_unit = novoclip.clip_by_limit("unit", relative)
     with pytest.raises(
         ValueError, match=r"the parameters have blocks of shape \[\(1, 1, 2\)\], the gradients \[\(1, 1, 3\)\]"
     ):

@@ -9,12 +9,12 @@ import optax
 
 from novoclip.clip_state import ClipState
 from novoclip.guards.nonfinite import NonfiniteState
-from novoclip.guards.spikes import SpikeState
+from novoclip.guards.spike_state import SpikeState
 from novoclip.leaves import is_measured
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.origin import Origin
 from novoclip.paths import leaves_with_paths, make_path
-from novoclip.wrappers import CarryState
+from novoclip.wrappers.carry import CarryState
 
 
 class Fields(NamedTuple):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from novoclip.limits import Limit, constant
+from novoclip import limits
+from novoclip.limit import Limit
 from novoclip.mesh import varying_axes
-from novoclip.rules.deviation import deviations_of_history
 
 MARGIN = 0.005  # what a loss may rise by in any case, so that losses near 0 do not count as spikes
 
@@ -19,7 +19,7 @@ def default_value_limit() -> Limit:
 
     Mean and standard deviation are those of the latest 128 losses. There is no limit before 8 of them were seen.
     """
-    bound = deviations_of_history(6.0, warmup=8, eps=0.01)
+    bound = limits.deviation(6.0, warmup=8, eps=0.01)
 
     def update(
         losses: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -49,8 +49,8 @@ def checked_value_limit(value_limit: Any) -> Limit | None:
         raise TypeError(msg)
     if not limit.signed:
         msg = (
-            "value_limit must be a Limit that works for losses below 0 too, such as constant(50.0), "
-            "deviations_of_history(6.0, warmup=8) or z_score(6.0, warmup=8); this one is made for norms, which are "
+            "value_limit must be a Limit that works for losses below 0 too, such as limits.constant(50.0), "
+            "limits.deviation(6.0, warmup=8) or limits.zclip(6.0, warmup=8); this one is made for norms, which are "
             "never negative. For a Limit of your own that works for them, write Limit(init, update, signed=True)"
         )
         raise ValueError(msg)
@@ -61,7 +61,7 @@ def fixed(limit: Any) -> Any:
     """Return a number, which may be negative, as the Limit that it stands for; anything else as it is."""
     if isinstance(limit, numbers.Real) and not isinstance(limit, bool):
         number = float(limit)
-        return constant(lambda _: number)
+        return limits.constant(lambda _: number)
     return limit
 
 

@@ -1,5 +1,7 @@
 """NaN and infinity kept away from an optimizer, and which leaf held them."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 
@@ -9,10 +11,12 @@ import optax
 
 from novoclip.arguments import check_choice
 from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
-from novoclip.guards.branch import apply_if
 from novoclip.guards.shown import show
+from novoclip.guards.taken import apply_if
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
 from novoclip.origin import check_origin, made_by
+from novoclip.transforms import update_of_finite
+from novoclip.typing import Mask
 from novoclip.wrappers.inner import checked_inner
 
 POLICIES = ("skip", "zero_leaf", "zero_element")
@@ -42,7 +46,7 @@ class NonfiniteState(NamedTuple):
 
 
 def guard_nonfinite(
-    inner: optax.GradientTransformation, *, policy: str = "skip", mask: Any = None
+    inner: optax.GradientTransformation, *, policy: str = "skip", mask: Mask = None
 ) -> optax.GradientTransformationExtraArgs:
     """Keep NaN and infinity away from an optimizer, and remember which leaf held them.
 
@@ -96,9 +100,9 @@ def guard_nonfinite(
         any_bad = jnp.any(bad)
         steps = safe_increment(state.steps, jnp.array(True))
         if policy == "skip":
-            sent, inner_state, _ = apply_if(
+            sent, inner_state = apply_if(
                 ~any_bad,
-                lambda entering: rule.update(entering, state.inner, params, **extra),
+                lambda entering: update_of_finite(rule)(entering, state.inner, params, **extra),
                 shown.rest,
                 updates,
                 state.inner,

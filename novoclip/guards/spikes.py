@@ -1,69 +1,36 @@
 """Steps skipped because their gradient norm or loss is far above the latest."""
 
+from __future__ import annotations
+
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal
 import warnings
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from novoclip import limits
 from novoclip.arguments import check_choice, check_integer
 from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.granularity import resolve_measure
-from novoclip.guards.branch import apply_if
 from novoclip.guards.losses import checked_value_limit, fixed, never_zero, scalar_loss
 from novoclip.guards.shown import show
+from novoclip.guards.spike_state import SpikeState
+from novoclip.guards.taken import apply_if
 from novoclip.learning import freeze_nonfinite
-from novoclip.leaves import finite_leaves, is_measured, reject_integers
-from novoclip.limits import Limit, select_blocks
+from novoclip.leaves import finite_leaves, is_measured, named_leaves, reject_integers, with_numbers
+from novoclip.limit import Limit, select_blocks
 from novoclip.measure import norm_shapes
 from novoclip.origin import check_origin, made_by
+from novoclip.platforms import if_needed
 from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond, rounding_of
-from novoclip.rules.running_mean import running_mean
+from novoclip.transforms import update_of_finite
+from novoclip.typing import Mask
 from novoclip.wrappers.inner import checked_inner
 
 LEARN = ("good", "all")
-
-
-class SpikeState(NamedTuple):
-    """The state of `skip_spikes`.
-
-    Attributes:
-      steps: int32, steps seen; stops at the largest int32, as the other counters do.
-      skipped: int32, steps skipped, for a spike or because something was not finite.
-      nonfinite: int32, those among them with a gradient norm or a loss that was not finite.
-      released: int32, spikes let through, clipped, after too many in a row.
-      spikes_in_a_row: int32, the latest spikes without a usual step between them.
-      norm: the gradient's norm at the last step.
-      limit: its limit then.
-      value_limit: that of the loss, if there was one.
-      norm_limit_state: what the Limit learned from the norms of steps that were not skipped.
-      value_limit_state: the same of the losses; `()` with `value_limit=False`.
-      inner: the optimizer's own.
-      leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` in a
-        state saved by 0.1.0.
-      leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
-      skipped_in_a_row: int32, how many of the latest steps in a row were skipped.
-      origin: which limits made the state; it holds no array.
-    """
-
-    steps: jax.Array
-    skipped: jax.Array
-    nonfinite: jax.Array
-    released: jax.Array
-    spikes_in_a_row: jax.Array
-    norm: jax.Array
-    limit: jax.Array
-    value_limit: jax.Array
-    norm_limit_state: Any
-    value_limit_state: Any
-    inner: Any
-    leaf_steps: Any = ()
-    leaf_last: Any = ()
-    skipped_in_a_row: Any = ()
-    origin: Any = ()
 
 
 def skip_spikes(
@@ -72,8 +39,9 @@ def skip_spikes(
     *,
     value_limit: Limit | float | bool | None = None,
     max_in_a_row: int = 16,
-    learn: str = "good",
-    mask: Any = None,
+    learn: Literal["good", "all"] = "good",
+    clip: Limit | float | None = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Leave out steps whose gradient norm, or loss, lies far above those of the latest good steps.
 
@@ -87,17 +55,20 @@ def skip_spikes(
 
     Args:
       inner: the optimizer, with the rules before it: `skip_spikes(optax.chain(clip, adam))`.
-      limit: the Limit of the norm, or a number. By default `running_mean(3.0, decay=0.9, warmup=7)`, three times the
-        running mean, which skips from the eighth norm on: docs/guards.md compares it with others on real trainings.
+      limit: the Limit of the norm, or a number. By default `limits.running_mean(3.0, decay=0.9, warmup=7)`, three times
+        the running mean, which skips from the eighth norm on: docs/guards.md compares it with others on real trainings.
       value_limit: the Limit of the loss, or a number, such as 50.0 or -5.0. It must work for negative losses too:
-        `deviations_of_history`, `percentile_of_history`, `z_score`, or one of your own with `signed=True`. By
+        `limits.deviation`, `limits.autoclip`, `limits.zclip`, or one of your own with `signed=True`. By
         default mean + 6 max(standard deviation, 0.01 |mean|) + 0.005, of the latest 128 losses, once there are 8.
         `False` ignores the loss, even one that is not finite.
       max_in_a_row: how many spikes in a row are skipped, at least 1.
       learn: "good" keeps spikes out of what the limits are found from; "all" includes them as they came, as
         OLMo-core does, and as a quantile needs, such as
-        `percentile_of_history(99.0, include_current=False, warmup=100)`: the quantile of good steps alone would
+        `limits.autoclip(99.0, include_current=False, warmup=100)`: the quantile of good steps alone would
         skip one step in a hundred, and then one in a hundred of the rest.
+      clip: the Limit that the gradient of a step that is not skipped is clipped at, or a number; None for none. It
+        learns from the steps that are not skipped. The norm is the one that is judged, so that it costs no pass over
+        the gradients, as a rule in `inner` would.
       mask: which leaves count: a pytree of booleans, a prefix of the parameters, or a function of the gradients
         that returns one; None for all. Leaves with False, such as frozen ones, do not enter the norm, and may hold
         NaN. `inner` is given them too, with 0 in place of each element that is not finite.
@@ -113,7 +84,7 @@ def skip_spikes(
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
-      >>> limit = novoclip.deviations_of_history(6.0, warmup=2)
+      >>> limit = novoclip.limits.deviation(6.0, warmup=2)
       >>> optimizer = skip_spikes(optax.sgd(0.1), limit)
       >>> state = optimizer.init(jnp.zeros(1))
       >>> for gradient in (1.0, 1.5, 100.0, jnp.nan, 1.0):
@@ -136,13 +107,15 @@ def skip_spikes(
     one is skipped.
     """
     rule = checked_inner(inner)
-    bound, value_bound = _checked_limit(limit), checked_value_limit(value_limit)
+    bound, value_bound = _checked_limit("limit", limit), checked_value_limit(value_limit)
+    clip_bound = None if clip is None else _checked_limit("clip", clip)
     check_integer("max_in_a_row", max_in_a_row, low=1)
     check_choice("learn", learn, LEARN)
-    tree = resolve_measure("tree")
+    tree, advance = resolve_measure("tree"), update_of_finite(rule)
     judge_norm = freeze_nonfinite(bound, elementwise=False)
     judge_value = None if value_bound is None else freeze_nonfinite(value_bound, elementwise=False, floor=None)
-    origin = made_by(f"skip_spikes(limit={bound.name}, value_limit={value_bound.name if value_bound else False})")
+    judge_clip = None if clip_bound is None else freeze_nonfinite(clip_bound, elementwise=False)
+    origin = made_by(_name(bound, value_bound, clip_bound))
 
     def init(params: optax.Params) -> SpikeState:
         show(params, mask)  # raises if the mask does not fit
@@ -166,6 +139,9 @@ def skip_spikes(
             leaf_last=leaf_last,
             skipped_in_a_row=zero(jnp.int32),
             origin=origin,
+            clip_limit=() if judge_clip is None else infinite(),
+            clip_limit_state=() if judge_clip is None else judge_clip.init(norm),
+            clipped=() if judge_clip is None else zero(jnp.int32),
         )
 
     def update(
@@ -181,7 +157,8 @@ def skip_spikes(
             finite = finite & jnp.isfinite(value)
         at_step = extra | {"step": state.steps}
         norm_limit, norm_limit_state = judge_norm.update(norm, state.norm_limit_state, None, **at_step)
-        spike = finite & is_beyond(norm, norm_limit, rounding_of(shown.leaves, norm))
+        rounding = rounding_of(shown.leaves, norm)
+        spike = finite & is_beyond(norm, norm_limit, rounding)
         new_value_limit, value_limit_state = state.value_limit, state.value_limit_state
         if judge_value is not None and value is not None:
             signed = never_zero(value)
@@ -191,15 +168,24 @@ def skip_spikes(
         taken = finite & (~spike | released)
         learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(new_value_limit))
         held = jnp.where(released, jnp.minimum(norm, norm_limit), norm)
-        sent, inner_state, bad = apply_if(
+        clipping: dict[str, Any] = {}
+        if judge_clip is not None:
+            clip_limit, clip_state = judge_clip.update(norm, state.clip_limit_state, None, **at_step)
+            beyond = taken & is_beyond(held, clip_limit, rounding)
+            held = jnp.where(beyond, clip_limit, held)
+            clipping = {
+                "clip_limit": jnp.where(finite, limits_as(clip_limit, state.limit.dtype), state.clip_limit),
+                "clip_limit_state": select_blocks(learned, clip_state, state.clip_limit_state),
+                "clipped": safe_increment(state.clipped, beyond),
+            }
+        sent, inner_state = apply_if(
             taken,
-            lambda leaves: rule.update(shown.complete(tree.rescale(leaves, norm, held)), state.inner, params, **extra),
+            lambda leaves: advance(shown.complete(tree.rescale(leaves, norm, held)), state.inner, params, **extra),
             shown.leaves,
             updates,
             state.inner,
-            # Which leaf it was is asked only when a step is skipped.
-            lambda: in_place(~finite_leaves(shown.leaves), shown.leaves, updates, params, state.leaf_steps),
         )
+        bad = in_place(_bad_leaves(shown.leaves, ~taken), shown.leaves, updates, params, state.leaf_steps)
         steps = safe_increment(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
         return sent, SpikeState(
@@ -218,17 +204,30 @@ def skip_spikes(
             leaf_last=leaf_last,
             skipped_in_a_row=count_in_a_row(state.skipped_in_a_row, ~taken),
             origin=state.origin,
+            **clipping,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _checked_limit(limit: Any) -> Limit:
-    bound = running_mean(3.0, decay=0.9, warmup=7) if limit is None else fixed(limit)
+def _checked_limit(name: str, limit: Any) -> Limit:
+    bound = limits.running_mean(3.0, decay=0.9, warmup=7) if limit is None else fixed(limit)
     if not isinstance(bound, Limit) or bound.needs_params:
-        msg = f"limit must be a number, or a Limit that needs no parameters; got {limit!r}"
+        msg = f"{name} must be a number, or a Limit that needs no parameters; got {limit!r}"
         raise TypeError(msg)
     return bound
+
+
+def _name(bound: Limit, value_bound: Limit | None, clip_bound: Limit | None) -> str:
+    clip = f", clip={clip_bound.name}" if clip_bound else ""
+    return f"skip_spikes(limit={bound.name}, value_limit={value_bound.name if value_bound else False}{clip})"
+
+
+def _bad_leaves(tree: optax.Updates, skipped: jax.Array) -> jax.Array:
+    """Return which leaves of a step that is skipped are not finite."""
+    leaves = [leaf for _, leaf in named_leaves(tree)]
+    none = jnp.zeros(len(leaves), bool)
+    return if_needed(skipped, lambda *given: ~finite_leaves(with_numbers(tree, given)), lambda *_: none, *leaves)
 
 
 def _loss_of(extra: dict[str, Any]) -> Any:

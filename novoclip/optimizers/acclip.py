@@ -1,4 +1,6 @@
-"""ACClip: momentum clipped at the running size of each number."""
+"""The ACClip optimizer: momentum, clipped per element at the running size of the gradient."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -6,22 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_flag, check_number
+from novoclip.arguments import check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, zeros
 from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import power, ratio
+from novoclip.typing import Clip, DecayMode, Mask, ScalarOrSchedule, SkipNonfinite
 
 
 class ACClipState(NamedTuple):
-    """What ACClip remembers.
+    """The state of ACClip.
 
     Attributes:
-      mu: m, a tree like the parameters.
-      size: tau, the running mean of |g|^alpha to the power 1 / alpha, likewise.
-      size_before: that of the step before, which limits the present m; `()` unless it is asked for.
+      mu: m, a pytree like the parameters.
+      size: tau, the running mean of |g|^alpha to the power 1 / alpha, a pytree like the parameters.
+      size_before: tau of the step before, which limits the present m; `()` unless `previous` is set.
     """
 
     mu: Any
@@ -30,7 +33,12 @@ class ACClipState(NamedTuple):
 
 
 def _acclip(
-    b1: Schedulable, b2: Schedulable, eps: Schedulable, alpha: Schedulable, previous: bool, mu_dtype: Any
+    b1: ScalarOrSchedule,
+    b2: ScalarOrSchedule,
+    eps: ScalarOrSchedule,
+    alpha: ScalarOrSchedule,
+    previous: bool,
+    mu_dtype: Any,
 ) -> Algorithm:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
@@ -47,11 +55,11 @@ def _acclip(
         exponent = step.value(alpha, "alpha")
 
         def mean(g: jax.Array, size: jax.Array) -> jax.Array:
-            # Divided by the larger, so that powers stay in range.
-            n = jnp.abs(g)
-            largest = jnp.maximum(n, size)
+            # Both are divided by the larger, so that powers stay in range.
+            modulus = jnp.abs(g)
+            largest = jnp.maximum(modulus, size)
             by = jnp.where(largest > 0, largest, 1)
-            total = kept * power(ratio(size, by), exponent) + taken * power(ratio(n, by), exponent)
+            total = kept * power(ratio(size, by), exponent) + taken * power(ratio(modulus, by), exponent)
             return largest * power(total, 1 / exponent)
 
         size = jax.tree.map(mean, gradients, state.size)
@@ -62,12 +70,13 @@ def _acclip(
         small = step.value(eps, "eps")
         bound = state.size
         if previous:
-            # A number that was never seen before has no limit yet.
+            # An element whose gradient was 0 so far has no limit yet.
             bound = jax.tree.map(lambda r: jnp.where(r > 0, r, no_limit(r.dtype)), state.size_before)
 
         def limit(m: jax.Array, r: jax.Array) -> jax.Array:
-            n = jnp.abs(m)
-            limited = jnp.where(is_limit(r), r, 0) * ratio(n, jnp.where(n + small > 0, n + small, 1))
+            modulus = jnp.abs(m)
+            size = modulus + small
+            limited = jnp.where(is_limit(r), r, 0) * ratio(modulus, jnp.where(size > 0, size, 1))
             return jnp.where(is_limit(r), limited, r)
 
         return clipped_at(state.mu, jax.tree.map(limit, state.mu, bound))
@@ -76,32 +85,32 @@ def _acclip(
 
 
 def scale_by_acclip(
-    b1: Schedulable = 0.9,
-    b2: Schedulable = 0.99,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.99,
     *,
-    eps: Schedulable = 1e-5,
-    alpha: Schedulable = 1.0,
+    eps: ScalarOrSchedule = 1e-5,
+    alpha: ScalarOrSchedule = 1.0,
     previous: bool = False,
     mu_dtype: Any = None,
-    nonfinite: str = "skip",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip momentum, number by number, at a running mean of the gradient's size (ACClip).
+    """Rescale gradients by ACClip: their running mean, clipped per element at a running mean of their size.
 
     m_t = b1 m_{t-1} + (1 - b1) g_t;  tau_t^alpha = b2 tau_{t-1}^alpha + (1 - b2) |g_t|^alpha;
-    u_t = m_t min(1, tau_t / (|m_t| + eps)), or with tau_{t-1} for `previous` (no limit where that is 0).
+    u_t = m_t min(1, tau_t / (|m_t| + eps)), or with tau_{t-1} if `previous` is set (no limit where that is 0).
 
-    The outlier itself enters tau: one of k times the usual size leaves u at (1 - b2) k times, and
-    `previous` only delays that by a step. Put a `clip=` in front against outliers.
+    An outlier enters tau too: one of k times the usual size leaves u at (1 - b2) k times its usual size, and
+    `previous` only delays that by a step. Against outliers, put a clipping rule before it, `clip=` in `acclip`.
 
     Args:
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of tau in [0, 1], likewise.
-      eps: at least 0, in the gradients' units, likewise.
-      alpha: in [1, 2], likewise.
+      b1: decay rate of m in [0, 1]: a float, an array or a schedule.
+      b2: decay rate of tau in [0, 1]: a float, an array or a schedule.
+      eps: added to |m|, in the gradients' units, at least 0: a float, an array or a schedule.
+      alpha: the power of |g| that tau averages, in [1, 2]: a float, an array or a schedule.
       previous: whether m is compared with the tau of the step before.
-      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
-        does not look.
+      mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `ACClipState`;
@@ -120,44 +129,48 @@ def scale_by_acclip(
     References:
       Zhang et al., `Why are adaptive methods good for attention models?
       <https://arxiv.org/abs/1912.03194>`_, 2020.
+
+    The defaults are the paper's.
     """
     return scale_by(_acclip(b1, b2, eps, alpha, previous, mu_dtype), nonfinite=nonfinite)
 
 
 def acclip(
-    learning_rate: Schedulable,
-    b1: Schedulable = 0.9,
-    b2: Schedulable = 0.99,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.99,
     *,
-    eps: Schedulable = 1e-5,
-    alpha: Schedulable = 1.0,
+    eps: ScalarOrSchedule = 1e-5,
+    alpha: ScalarOrSchedule = 1.0,
     previous: bool = False,
     mu_dtype: Any = None,
-    clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable | None = None,
-    weight_decay_mask: Any = None,
-    decay: str = "decoupled",
-    nonfinite: str = "skip",
+    clip: Clip = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: Mask = None,
+    weight_decay_mode: DecayMode = "decoupled",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend by ACClip.
+    """The ACClip optimizer, with optional clipping and weight decay.
 
-    w <- w - lr u, with the direction u of `scale_by_acclip`, plus weight decay. As there is no bias
-    correction, the first steps are 1 - b1 as long as later ones, and no longer than tau.
+    w <- w - lr u, with the direction u of `scale_by_acclip`, plus weight decay. There is no bias
+    correction: the first step is 1 - b1 times as long as later ones, and no longer than tau.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of tau in [0, 1], likewise.
-      eps: at least 0, in the gradients' units, likewise.
-      alpha: the power whose mean tau is, in [1, 2], likewise.
+      learning_rate: at least 0: a float, an array or a schedule. Skipped steps do not advance schedules.
+      b1: decay rate of m in [0, 1]: a float, an array or a schedule.
+      b2: decay rate of tau in [0, 1]: a float, an array or a schedule.
+      eps: added to |m|, in the gradients' units, at least 0: a float, an array or a schedule.
+      alpha: the power of |g| that tau averages, in [1, 2]: a float, an array or a schedule.
       previous: whether m is compared with the tau of the step before.
-      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      clip: any rule, applied to the gradient first.
-      weight_decay: at least 0, or None: a float, an array or a schedule.
-      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
-      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
-        nothing but two counters moves. "propagate" does not look.
+      mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
+      clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
+      weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;
+        None for all.
+      weight_decay_mode: "decoupled" adds weight_decay * w to the update, before the learning rate (AdamW); "coupled"
+        adds it to the clipped gradients (L2 regularization).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `ACClipState`;
@@ -170,15 +183,16 @@ def acclip(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> descent = acclip(1.0)
-      >>> print(descent.update(jnp.array([3.0, -4.0]), descent.init(jnp.zeros(2)))[0].round(3))
+      >>> optimizer = acclip(1.0)
+      >>> print(optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(jnp.zeros(2)))[0].round(3))
       [-0.03  0.04]
 
     References:
       Zhang et al., `Why are adaptive methods good for attention models?
       <https://arxiv.org/abs/1912.03194>`_, 2020.
 
-    A port to torch has alpha = 2, for which hardly anything is clipped, and divides by Adam's root besides.
+    The defaults are the paper's. A port to torch has alpha=2, for which hardly anything is clipped, and also divides by
+    Adam's root.
     """
     return optimizer(
         _acclip(b1, b2, eps, alpha, previous, mu_dtype),
@@ -186,6 +200,6 @@ def acclip(
         clip=clip,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        decay=decay,
+        weight_decay_mode=weight_decay_mode,
         nonfinite=nonfinite,
     )

@@ -1,4 +1,6 @@
-"""Adagrad, per number, and AdaGrad-Norm, per tensor or for the whole tree."""
+"""The Adagrad optimizer, per element, and AdaGrad-Norm, per tensor or for the whole pytree."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -6,20 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Number, Schedulable, check_number
+from novoclip.arguments import check_flag, check_number
 from novoclip.granularity import resolve_fixed
-from novoclip.measure import Measure, norm_shapes
+from novoclip.measure import norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
 from novoclip.optimizers.step import Step
 from novoclip.safe_math import hypotenuse
+from novoclip.typing import Clip, DecayMode, Granularity, Mask, Scalar, ScalarOrSchedule, SkipNonfinite
 
 
 class AdagradState(NamedTuple):
-    """What Adagrad remembers.
+    """The state of Adagrad.
 
     Attributes:
-      root: sqrt(G): a tree like the parameters, a vector over the tensors, or a scalar. The
+      root: sqrt(G): a pytree like the parameters, a vector over the tensors, or a scalar. The
         root, because a sum of squares overflows at norms that can be represented.
     """
 
@@ -27,16 +30,17 @@ class AdagradState(NamedTuple):
 
 
 def _adagrad(
-    eps: Schedulable, eps_root: Schedulable, initial_accumulator: Number, per: str | Measure, nu_dtype: Any
+    initial_accumulator_value: Scalar, eps: ScalarOrSchedule, eps_in_sqrt: bool, per: Granularity, nu_dtype: Any
 ) -> Algorithm:
-    for name, number in (("eps", eps), ("eps_root", eps_root), ("initial_accumulator", initial_accumulator)):
-        check_number(name, number)
+    check_number("initial_accumulator_value", initial_accumulator_value)
+    check_number("eps", eps)
+    check_flag("eps_in_sqrt", eps_in_sqrt)
     check_dtype("nu_dtype", nu_dtype)
     blocks = resolve_fixed(per, elements=True)
 
     def init(shapes: Any) -> AdagradState:
         roots = norm_shapes(blocks, shapes)
-        first = jnp.sqrt(jnp.asarray(initial_accumulator))
+        first = jnp.sqrt(jnp.asarray(initial_accumulator_value))
         return AdagradState(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
 
     def learn(gradients: Any, state: AdagradState, step: Step) -> AdagradState:
@@ -51,34 +55,35 @@ def _adagrad(
 
     def direction(gradients: Any, state: AdagradState, step: Step) -> Any:
         roots = blocks.spread(state.root, gradients)
-        return divide(gradients, roots, step.epsilon(eps, "eps"), step.unless_zero(eps_root, "eps_root"))
+        return divide(gradients, roots, *step.epsilons(eps, inside=eps_in_sqrt))
 
     return Algorithm(init, learn, direction, f"adagrad per {blocks.name}")
 
 
-def scale_by_adagrad(
+def scale_by_rss(
+    initial_accumulator_value: Scalar = 0.1,
+    eps: ScalarOrSchedule = 1e-7,
     *,
-    eps: Schedulable = 1e-10,
-    eps_root: Schedulable = 0.0,
-    initial_accumulator: Number = 0.0,
-    per: str | Measure = "element",
+    eps_in_sqrt: bool = True,
+    per: Granularity = "element",
     nu_dtype: Any = None,
-    nonfinite: str = "skip",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Divide the gradient by the root of the sum of all its squares so far (Adagrad).
+    """Rescale gradients by the root of the sum of all their squares so far (Adagrad).
 
-    G_t = G_{t-1} + g_t^2;  u = g_t / (sqrt(G_t + eps_root) + eps), and 0 where that is 0 / 0.
+    G_t = G_{t-1} + g_t^2;  u = g_t / sqrt(G_t + eps), or g_t / (sqrt(G_t) + eps), and 0 where that is 0 / 0.
     For AdaGrad-Norm, per "tensor" or "tree", g_t^2 is the squared norm of the block.
 
     Args:
-      eps: outside of the root, at least 0: a float, an array or a schedule.
-      eps_root: inside of it, likewise.
-      initial_accumulator: G_0, at least 0. Optax and Keras have eps=0, eps_root=1e-7, initial_accumulator=0.1.
-      per: "element" for Adagrad; for AdaGrad-Norm "tensor", "tree", "unit", or a Measure, such as
-        `novoclip.tensors(stacked=1)`, of which only the blocks count.
-      nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
-        does not look.
+      initial_accumulator_value: G_0, at least 0: a float or an array.
+      eps: added to G, or to its root, at least 0: a float, an array or a schedule.
+      eps_in_sqrt: whether eps is added inside the root, as in Optax and Keras, or outside, as in torch.
+      per: the blocks that have one G: "element" (Adagrad), or for AdaGrad-Norm "tensor", "tree" (the whole pytree),
+        "unit", or a Measure, such as `novoclip.tensors(stacked=1)`, whose own norm is not used.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
+        too few for a decay rate of 0.999: it hardly moves.
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `AdagradState`;
@@ -90,10 +95,10 @@ def scale_by_adagrad(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> rule = scale_by_adagrad()
+      >>> rule = scale_by_rss(0.0, eps=0.0)
       >>> print(rule.update(jnp.array([3.0, -4.0, 0.0]), rule.init(jnp.zeros(3)))[0])
       [ 1. -1.  0.]
-      >>> rule = scale_by_adagrad(per="tree")
+      >>> rule = scale_by_rss(0.0, eps=0.0, per="tree")
       >>> print(rule.update(jnp.array([3.0, -4.0, 0.0]), rule.init(jnp.zeros(3)))[0])
       [ 0.6 -0.8  0. ]
 
@@ -101,42 +106,47 @@ def scale_by_adagrad(
       Duchi, Hazan, Singer, `Adaptive subgradient methods for online learning and stochastic
       optimization <https://jmlr.org/papers/v12/duchi11a.html>`_, 2011. Ward, Wu, Bottou, `AdaGrad
       stepsizes: sharp convergence over nonconvex landscapes <https://arxiv.org/abs/1806.01811>`_, 2018.
+
+    Parameters, order and defaults are those of `optax.scale_by_rss`; the differences are those of `adam`.
     """
-    return scale_by(_adagrad(eps, eps_root, initial_accumulator, per, nu_dtype), nonfinite=nonfinite)
+    return scale_by(_adagrad(initial_accumulator_value, eps, eps_in_sqrt, per, nu_dtype), nonfinite=nonfinite)
 
 
 def adagrad(
-    learning_rate: Schedulable,
+    learning_rate: ScalarOrSchedule,
+    initial_accumulator_value: Scalar = 0.1,
+    eps: ScalarOrSchedule = 1e-7,
     *,
-    eps: Schedulable = 1e-10,
-    eps_root: Schedulable = 0.0,
-    initial_accumulator: Number = 0.0,
-    per: str | Measure = "element",
+    eps_in_sqrt: bool = True,
+    per: Granularity = "element",
     nu_dtype: Any = None,
-    clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable | None = None,
-    weight_decay_mask: Any = None,
-    decay: str = "decoupled",
-    nonfinite: str = "skip",
+    clip: Clip = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: Mask = None,
+    weight_decay_mode: DecayMode = "decoupled",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend by Adagrad, or by AdaGrad-Norm.
+    """The Adagrad optimizer, or AdaGrad-Norm, with optional clipping and weight decay.
 
-    w <- w - lr u, with the direction u of `scale_by_adagrad`, plus weight decay.
+    w <- w - lr u, with the direction u of `scale_by_rss`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
-      eps: outside of the root, at least 0: a float, an array or a schedule.
-      eps_root: inside of it, likewise.
-      initial_accumulator: G_0, at least 0. Optax and Keras have eps=0, eps_root=1e-7, initial_accumulator=0.1.
-      per: "element" for Adagrad; for AdaGrad-Norm "tensor", "tree", "unit", or a Measure, such as
-        `novoclip.tensors(stacked=1)`, of which only the blocks count.
-      nu_dtype: the dtype in which sqrt(G) is kept; float32 by default (float64 for float64 parameters).
-      clip: any rule, applied to the gradient first.
-      weight_decay: at least 0, or None: a float, an array or a schedule.
-      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
-      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
-        nothing but two counters moves. "propagate" does not look.
+      learning_rate: at least 0: a float, an array or a schedule. Skipped steps do not advance schedules.
+      initial_accumulator_value: G_0, at least 0: a float or an array.
+      eps: added to G, or to its root, at least 0: a float, an array or a schedule.
+      eps_in_sqrt: whether eps is added inside the root, as in Optax and Keras, or outside, as in torch.
+      per: the blocks that have one G: "element" (Adagrad), or for AdaGrad-Norm "tensor", "tree" (the whole pytree),
+        "unit", or a Measure, such as `novoclip.tensors(stacked=1)`, whose own norm is not used.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
+        too few for a decay rate of 0.999: it hardly moves.
+      clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
+      weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;
+        None for all.
+      weight_decay_mode: "decoupled" adds weight_decay * w to the update, before the learning rate (AdamW); "coupled"
+        adds it to the clipped gradients (L2 regularization).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `AdagradState`;
@@ -149,21 +159,24 @@ def adagrad(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> descent = adagrad(0.1)
-      >>> print(descent.update(jnp.array([3.0, -4.0]), descent.init(jnp.zeros(2)))[0])
+      >>> optimizer = adagrad(0.1, 0.0)
+      >>> print(optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(jnp.zeros(2)))[0])
       [-0.1  0.1]
 
     References:
       Duchi, Hazan, Singer, `Adaptive subgradient methods for online learning and stochastic
       optimization <https://jmlr.org/papers/v12/duchi11a.html>`_, 2011. Ward, Wu, Bottou, `AdaGrad
       stepsizes: sharp convergence over nonconvex landscapes <https://arxiv.org/abs/1806.01811>`_, 2018.
+
+    Parameters, order and defaults are those of `optax.adagrad`; the differences are those of `adam`. torch's
+    `Adagrad` is `adagrad(lr, 0.0, 1e-10, eps_in_sqrt=False)`.
     """
     return optimizer(
-        _adagrad(eps, eps_root, initial_accumulator, per, nu_dtype),
+        _adagrad(initial_accumulator_value, eps, eps_in_sqrt, per, nu_dtype),
         learning_rate,
         clip=clip,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        decay=decay,
+        weight_decay_mode=weight_decay_mode,
         nonfinite=nonfinite,
     )

@@ -1,4 +1,6 @@
-"""ADOPT: gradients divided by the second moment of before, within a bound that grows."""
+"""The ADOPT optimizer: gradients divided by the root of the previous second moment, clipped at a growing bound."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -6,21 +8,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number
+from novoclip.arguments import check_number
 from novoclip.mesh import broadcast_like
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, real_zeros, root_average, zeros
 from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at
 from novoclip.safe_math import ratio
+from novoclip.typing import Clip, DecayMode, Mask, ScalarOrSchedule, SkipNonfinite
 
 
 class ADOPTState(NamedTuple):
-    """What ADOPT remembers.
+    """The state of ADOPT.
 
     Attributes:
-      mu: m, a tree like the parameters.
-      root: sqrt(v), likewise.
+      mu: m, a pytree like the parameters.
+      root: sqrt(v), a pytree like the parameters.
     """
 
     mu: Any
@@ -31,7 +34,9 @@ def _quarter_root(step: jax.Array) -> jax.Array:
     return step.astype(jnp.result_type(float)) ** 0.25
 
 
-def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulable | None, mu_dtype: Any) -> Algorithm:
+def _adopt(
+    b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSchedule, bound: ScalarOrSchedule | None, mu_dtype: Any
+) -> Algorithm:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
     check_number("eps", eps, exclude_low=True)
@@ -42,7 +47,7 @@ def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulabl
     def learn(gradients: Any, state: ADOPTState, step: Step) -> ADOPTState:
         first = step.number == 0
         small = step.value(eps, "eps")
-        # Behind the first gradient, which only begins v, the quotient may be as large as it likes.
+        # The first gradient only sets v. Its quotient, which has no bound, is clipped to 0.
         most = jnp.where(first, 0, step.value(limit, "bound"))
         scaled = jax.tree.map(lambda g, r: ratio(g, jnp.maximum(r, small).astype(g.dtype)), gradients, state.root)
         bounds = jax.tree.map(lambda r: broadcast_like(most, r), state.root)
@@ -63,27 +68,28 @@ def _adopt(b1: Schedulable, b2: Schedulable, eps: Schedulable, bound: Schedulabl
 
 
 def scale_by_adopt(
-    b1: Schedulable = 0.9,
-    b2: Schedulable = 0.9999,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.9999,
     *,
-    eps: Schedulable = 1e-6,
-    bound: Schedulable | None = None,
+    eps: ScalarOrSchedule = 1e-6,
+    bound: ScalarOrSchedule | None = None,
     mu_dtype: Any = None,
-    nonfinite: str = "skip",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Divide each number by its second moment of before, cut it off at a bound that grows, and average (ADOPT).
+    """Rescale gradients by ADOPT: divided by the previous second moment's root, clipped, then averaged.
 
-    The first gradient only begins v = g^2; u = 0. Then m_t = b1 m_{t-1} + (1 - b1) clip(g_t / max(sqrt(v_{t-1}), eps)),
-    to within t^(1/4) for the t-th gradient after it; v_t = b2 v_{t-1} + (1 - b2) g_t^2;  u_t = m_t.
+    The first gradient only sets v = g^2, with u = 0. Then
+    m_t = b1 m_{t-1} + (1 - b1) clip(g_t / max(sqrt(v_{t-1}), eps));  v_t = b2 v_{t-1} + (1 - b2) g_t^2;  u_t = m_t,
+    where each element is clipped at t^(1/4) for the t-th gradient after the first.
 
     Args:
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of v in [0, 1], likewise.
-      eps: above 0, in the gradients' units, likewise.
-      bound: of the quotients, at least 0, likewise; None for t^(1/4).
-      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
-        does not look.
+      b1: decay rate of m in [0, 1]: a float, an array or a schedule.
+      b2: decay rate of v in [0, 1]: a float, an array or a schedule.
+      eps: least divisor, above 0, in the gradients' units: a float, an array or a schedule.
+      bound: limit of the quotients, at least 0: a float, an array or a schedule; None for t^(1/4).
+      mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `ADOPTState`;
@@ -106,41 +112,45 @@ def scale_by_adopt(
     References:
       Taniguchi et al., `ADOPT: Modified Adam can converge with any b2 with the optimal rate
       <https://arxiv.org/abs/2411.02853>`_, 2024.
+
+    The defaults are those of the authors' code and of `optax.contrib.adopt`.
     """
     return scale_by(_adopt(b1, b2, eps, bound, mu_dtype), nonfinite=nonfinite)
 
 
 def adopt(
-    learning_rate: Schedulable,
-    b1: Schedulable = 0.9,
-    b2: Schedulable = 0.9999,
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.9999,
     *,
-    eps: Schedulable = 1e-6,
-    bound: Schedulable | None = None,
+    eps: ScalarOrSchedule = 1e-6,
+    bound: ScalarOrSchedule | None = None,
     mu_dtype: Any = None,
-    clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable | None = None,
-    weight_decay_mask: Any = None,
-    decay: str = "decoupled",
-    nonfinite: str = "skip",
+    clip: Clip = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: Mask = None,
+    weight_decay_mode: DecayMode = "decoupled",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend by ADOPT.
+    """The ADOPT optimizer, with optional clipping and weight decay.
 
     w <- w - lr u, with the direction u of `scale_by_adopt`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
-      b1: decay of m in [0, 1]: a float, an array or a schedule.
-      b2: decay of v in [0, 1], likewise.
-      eps: above 0, in the gradients' units, likewise.
-      bound: of the quotients, at least 0, likewise; None for t^(1/4).
-      mu_dtype: the dtype in which m is kept; float32 by default (float64 for float64 parameters).
-      clip: any rule, applied to the gradient first.
-      weight_decay: at least 0, or None: a float, an array or a schedule.
-      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
-      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
-        nothing but two counters moves. "propagate" does not look.
+      learning_rate: at least 0: a float, an array or a schedule. Skipped steps do not advance schedules.
+      b1: decay rate of m in [0, 1]: a float, an array or a schedule.
+      b2: decay rate of v in [0, 1]: a float, an array or a schedule.
+      eps: least divisor, above 0, in the gradients' units: a float, an array or a schedule.
+      bound: limit of the quotients, at least 0: a float, an array or a schedule; None for t^(1/4).
+      mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
+      clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
+      weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;
+        None for all.
+      weight_decay_mode: "decoupled" adds weight_decay * w to the update, before the learning rate (AdamW); "coupled"
+        adds it to the clipped gradients (L2 regularization).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are an `ADOPTState`;
@@ -153,13 +163,15 @@ def adopt(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> descent = adopt(1.0)
-      >>> print(descent.update(jnp.array([3.0, -4.0]), descent.init(jnp.zeros(2)))[0])
+      >>> optimizer = adopt(1.0)
+      >>> print(optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(jnp.zeros(2)))[0])
       [-0. -0.]
 
     References:
       Taniguchi et al., `ADOPT: Modified Adam can converge with any b2 with the optimal rate
       <https://arxiv.org/abs/2411.02853>`_, 2024.
+
+    The defaults are those of the authors' code and of `optax.contrib.adopt`.
     """
     return optimizer(
         _adopt(b1, b2, eps, bound, mu_dtype),
@@ -167,6 +179,6 @@ def adopt(
         clip=clip,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        decay=decay,
+        weight_decay_mode=weight_decay_mode,
         nonfinite=nonfinite,
     )

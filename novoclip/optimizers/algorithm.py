@@ -1,44 +1,48 @@
 """What all optimizers share: precision, skipped steps, clipping, weight decay and the learning rate."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number
+from novoclip.arguments import check_choice, check_number, value_at
 from novoclip.clipping import sees_all
 from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_mask, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
-from novoclip.optimizers.step import Step, add_decay, check_decay
+from novoclip.optimizers.selection import negative, unless, zero_if
+from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.origin import check_origin, made_by
 from novoclip.platforms import if_needed
 from novoclip.ranges import common_dtype
-from novoclip.transforms import check_rule, check_rule_state
+from novoclip.transforms import check_rule, check_rule_state, known_finite
+from novoclip.typing import Clip, DecayMode, ScalarOrSchedule, SkipNonfinite
 
 NONFINITE = ("skip", "propagate")
-DECAYS = ("decoupled", "coupled")
+DECAY_MODES = ("decoupled", "coupled")
 
 
 class Algorithm(NamedTuple):
-    """The formula of an optimizer, in two halves, between which a step that is not finite is left out.
+    """The formula of an optimizer, in two halves. A step that is not finite is skipped between them.
 
-    Trees hold float32 (float64) or complex arrays, and None in place of leaves without numbers.
+    Pytrees hold float32 (float64) or complex arrays, and None in place of leaves that are not numeric.
 
     Attributes:
-      init: `init(shapes) -> state`, from a tree of ShapeDtypeStructs.
+      init: `init(shapes) -> state`, from a pytree of ShapeDtypeStructs.
       learn: `learn(gradients, state, step) -> state`.
-      follow: `follow(gradients, state, before, step) -> state`, what is learned from what was learned: from the new
-        state as it is kept, and the one before. XLA's CPU backend writes out, beside the state, what is used before a
-        step that is not finite is left out, and after.
+      follow: `follow(gradients, state, before, step) -> state`, for what is learned from the new state: it is called
+        with that state, after a step that is not finite was skipped, and with the state before. In `learn` it would
+        cost a copy: XLA's CPU backend writes out arrays that are used before and after the skip.
       direction: `direction(gradients, state, step) -> updates`, from the new state.
-      name: what error messages call it, with the options that its state depends on.
+      name: the name in error messages, with the options that the state depends on.
+      scaled: whether `direction` includes the learning rate already, as `momentum_of_steps` needs it.
     """
 
     init: Callable[[Any], Any]
@@ -46,6 +50,7 @@ class Algorithm(NamedTuple):
     direction: Callable[[Any, Any, Step], Any]
     name: str
     follow: Callable[[Any, Any, Any, Step], Any] | None = None
+    scaled: bool = False
 
 
 class OptimizerState(NamedTuple):
@@ -53,13 +58,13 @@ class OptimizerState(NamedTuple):
 
     Attributes:
       steps: int32, steps taken; stops at the largest int32.
-      nonfinite: int32, steps among them that were skipped because a gradient was not finite.
+      nonfinite: int32, how many of them were skipped because a gradient was not finite.
       moments: the state of the algorithm, such as an `AdamState`.
       clip: the state of `clip=`; `()` without.
       origin: which algorithm made the state; it holds no array.
       leaf_steps: int32 `(leaves,)`, steps in which that leaf was not finite. This and the next two are `()` with
         `nonfinite="propagate"`, and in a state saved by 0.1.0.
-      leaf_last: int32 `(leaves,)`, the last of them, counted from 1; 0 for none.
+      leaf_last: int32 `(leaves,)`, the last of those steps, counted from 1; 0 for none.
       nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped.
     """
 
@@ -74,53 +79,48 @@ class OptimizerState(NamedTuple):
 
 
 def scale_by(algorithm: Algorithm, *, nonfinite: str) -> optax.GradientTransformationExtraArgs:
-    """Make a transform of an Algorithm's direction."""
-    return _transform(algorithm, lambda updates, _: updates, None, None, None, "decoupled", nonfinite)
+    """Return the transform that replaces gradients by an Algorithm's direction."""
+    return _transform(algorithm, None, None, None, None, "decoupled", nonfinite)
 
 
 def optimizer(
     algorithm: Algorithm,
-    learning_rate: Schedulable,
+    learning_rate: ScalarOrSchedule,
     *,
-    clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable | None = None,
+    clip: Clip = None,
+    weight_decay: ScalarOrSchedule | None = None,
     weight_decay_mask: Any = None,
-    decay: str = "decoupled",
-    nonfinite: str = "skip",
+    weight_decay_mode: DecayMode = "decoupled",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Make an optimizer of an Algorithm: minus the learning rate times its direction."""
+    """Return the optimizer of an Algorithm, whose updates are minus the learning rate times the direction."""
     check_number("learning_rate", learning_rate, exclude_high=True)
-
-    def finish(updates: Any, step: Step) -> Any:
-        rate = step.value(learning_rate, "learning_rate")
-        return jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-
-    return _transform(algorithm, finish, clip, weight_decay, weight_decay_mask, decay, nonfinite)
+    return _transform(algorithm, learning_rate, clip, weight_decay, weight_decay_mask, weight_decay_mode, nonfinite)
 
 
 def _transform(
     algorithm: Algorithm,
-    finish: Callable[[Any, Step], Any],
+    learning_rate: ScalarOrSchedule | None,
     clip: optax.GradientTransformation | None,
-    weight_decay: Schedulable | None,
+    weight_decay: ScalarOrSchedule | None,
     weight_decay_mask: Any,
-    decay: str,
+    weight_decay_mode: str,
     nonfinite: str,
 ) -> optax.GradientTransformationExtraArgs:
     # A step is computed in at least float32 and cast to the gradient's dtype once, at its end.
     check_decay(weight_decay, weight_decay_mask)
-    check_choice("decay", decay, DECAYS)
+    check_choice("weight_decay_mode", weight_decay_mode, DECAY_MODES)
     check_choice("nonfinite", nonfinite, NONFINITE)
     if clip is not None:
         check_rule("clip", clip, __name__)
     rule = optax.with_extra_args_support(clip or optax.identity())
-    origin = made_by(algorithm.name)
+    origin, rateless = made_by(algorithm.name), learning_rate is None
     pull = functools.partial(add_decay, rate=weight_decay, mask=weight_decay_mask)
 
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(in_precision, dtype=common_dtype(measured_leaves(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        check_mask(weight_decay_mask, params, "weight_decay_mask")
+        check_mask(weight_decay_mask, params, MASK)
         inside = () if clip is None else rule.init(params)
         check_rule_state("clip", inside, OptimizerState)
         state = OptimizerState(zero(), zero(), algorithm.init(shapes), inside, origin)
@@ -129,35 +129,37 @@ def _transform(
         leaf_steps, leaf_last = start_leaf_counts(params)
         return state._replace(leaf_steps=leaf_steps, leaf_last=leaf_last, nonfinite_in_a_row=zero())
 
-    def update(
-        updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
+    def advance(
+        policy: str, updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, OptimizerState]:
         reject_integers(updates)
         check_origin(state, OptimizerState, origin)
         if clip is None and jax.tree.leaves(state.clip):
-            msg = f"this state has a clip= of {type(state.clip).__name__}, but this optimizer has none"
+            msg = f"the state has a clip= of {type(state.clip).__name__}, but the optimizer has none: pass that clip="
             raise ValueError(msg)
-        whole, params = params, with_gradients(params, updates)
+        all_params, params = params, with_gradients(params, updates)
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         norms = getattr(clip_state, "norms", None) if sees_all(clip) else None
-        bad = _bad_leaves(updates, whole, state.leaf_steps, nonfinite, norms)
+        bad = _bad_leaves(updates, all_params, state.leaf_steps, policy, norms)
         skipped = jnp.any(bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.moments)])
         gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.moments))
-        step = Step(state.steps - state.nonfinite, dtype, params, weights)
+        taken = state.steps - state.nonfinite
+        rate = value_at(1.0 if learning_rate is None else learning_rate, taken, jnp.zeros((), dtype), "learning_rate")
+        step = Step(taken, dtype, params, weights, rate)
 
-        choose = functools.partial(_unless, None if nonfinite == "propagate" else skipped)
-        if decay == "coupled":
+        choose = functools.partial(unless, None if policy == "propagate" else skipped)
+        if weight_decay_mode == "coupled":
             gradients = pull(gradients, step)
         moments = choose(learned_from(algorithm, gradients, before, step), before)
         moments = choose(followed_from(algorithm, gradients, moments, before, step), before, moments)
         direction = algorithm.direction(gradients, moments, step)
-        if decay == "decoupled":
-            direction = pull(direction, step)
-        direction = finish(direction, step)
+        if weight_decay_mode == "decoupled":
+            direction = pull(direction, step, scaled=algorithm.scaled)
+        direction = direction if rateless else negative(direction, None if algorithm.scaled else step.learning_rate)
         check_shapes(direction, in_precision(updates, dtype), algorithm.name)
-        if nonfinite == "skip":
-            direction = jax.tree.map(functools.partial(_zero_if, skipped), direction)
+        if policy == "skip":
+            direction = jax.tree.map(functools.partial(zero_if, skipped), direction)
         direction = iter(jax.tree.leaves(direction))
         steps = safe_increment(state.steps, jnp.array(True))
         leaf_steps, leaf_last = advance_leaf_counts(state.leaf_steps, state.leaf_last, bad, steps)
@@ -174,26 +176,14 @@ def _transform(
             nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, skipped),
         )
 
+    def update(
+        updates: optax.Updates, state: OptimizerState, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, OptimizerState]:
+        return advance(nonfinite, updates, state, params, **extra)
+
+    # For guards, which have searched for NaN already.
+    known_finite(update, functools.partial(advance, "propagate"))
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _unless(skipped: jax.Array | None, new: Any, old: Any, chosen: Any = None) -> Any:
-    """Return the new arrays unless the step is skipped, else the old; as they are those that were chosen before."""
-    if skipped is None:
-        return new
-    done = {id(leaf) for leaf in jax.tree.leaves(chosen)}
-
-    def either(a: Any, b: Any) -> Any:
-        # Some transforms let a state take the gradients' dtype, as the state of clip= might.
-        return a if id(a) in done else lax.select_n(skipped, jnp.asarray(a, jnp.result_type(b)), jnp.asarray(b))
-
-    return jax.tree.map(either, new, old)
-
-
-@jax.jit
-def _zero_if(skipped: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Return zeros if the step is skipped. Under jit of its own: for leaves of one shape it is lowered once."""
-    return lax.select_n(skipped, leaf, lax.full_like(leaf, 0))
 
 
 def learned_from(algorithm: Algorithm, gradients: Any, moments: Any, step: Step) -> Any:
@@ -202,7 +192,7 @@ def learned_from(algorithm: Algorithm, gradients: Any, moments: Any, step: Step)
 
 
 def followed_from(algorithm: Algorithm, gradients: Any, moments: Any, before: Any, step: Step) -> Any:
-    """Return what an Algorithm learns from what it learned, or raise likewise."""
+    """Return what an Algorithm's `follow` returns, or raise as `learned_from` does."""
     follow = algorithm.follow
     return moments if follow is None else _fitting(algorithm, before, lambda: follow(gradients, moments, before, step))
 
@@ -219,15 +209,15 @@ def _fitting(algorithm: Algorithm, before: Any, learn: Callable[[], Any]) -> Any
 
 
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norms: Any) -> jax.Array:
-    """Return which leaves are not finite; nobody looks under "propagate", nor where norms of all numbers are finite."""
+    """Return which leaves are not finite. With "propagate", or finite norms of all elements, nothing is checked."""
     if nonfinite == "propagate":
         return jnp.zeros(getattr(leaf_steps, "shape", 0), bool)
     if norms is None:
         bad = ~finite_leaves(updates)
     else:
-        numbers = [leaf for _, leaf in named_leaves(updates)]
-        none, seen = jnp.zeros(len(numbers), bool), ~jnp.all(jnp.isfinite(norms))
-        bad = if_needed(seen, lambda *leaves: ~finite_leaves(with_numbers(updates, leaves)), lambda *_: none, *numbers)
+        numeric = [leaf for _, leaf in named_leaves(updates)]
+        none, found = jnp.zeros(len(numeric), bool), ~jnp.all(jnp.isfinite(norms))
+        bad = if_needed(found, lambda *leaves: ~finite_leaves(with_numbers(updates, leaves)), lambda *_: none, *numeric)
     return in_place(bad, updates, updates, params, leaf_steps)
 
 

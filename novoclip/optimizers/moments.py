@@ -1,4 +1,4 @@
-"""Running averages over trees, and quotients by them."""
+"""Running averages of pytrees, and division by their roots."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
 
 
 def zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a tree of zeros, complex where the shapes are."""
+    """Return a pytree of zeros, complex where the shapes are."""
 
     def zero(leaf: Any) -> jax.Array:
         keep = dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating)
@@ -25,17 +25,17 @@ def zeros(shapes: Any, dtype: Any = None) -> Any:
 
 
 def real_zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a tree of real zeros."""
+    """Return a pytree of real zeros."""
     return jax.tree.map(lambda leaf: zeros_like(leaf, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
 
 
 def scalar(shapes: Any) -> jax.Array:
-    """Return a zero in the precision of the tree."""
+    """Return a scalar 0 in the precision of the pytree."""
     leaves = jax.tree.leaves(shapes)
     return jnp.zeros((), jnp.finfo(leaves[0].dtype).dtype if leaves else jnp.float32)
 
 
-# Each is of one leaf, and compiled by itself: leaves that are alike are traced once; without jit each is one program.
+# Each takes one leaf and has its own jit: leaves of one shape are traced once, and without jit each is one program.
 
 
 @jax.jit
@@ -50,7 +50,7 @@ def _root_mean(new: jax.Array, root: jax.Array, kept: jax.Array, taken: jax.Arra
 
 @functools.partial(jax.jit, static_argnames="above_zero")
 def _quotient(
-    number: jax.Array,
+    numerator: jax.Array,
     root: jax.Array,
     eps: jax.Array,
     inside: jax.Array | None,
@@ -61,13 +61,13 @@ def _quotient(
     if inside is not None:
         root = jnp.where(inside > 0, hypotenuse(root, broadcast_like(inside, root)), root)
     size = root + eps
-    number = number if by is None else by * number
-    # XLA multiplies by the inverse of one size for all, which may be flushed to 0.
-    quotient = ratio if size.shape == number.shape else wide_ratio
+    numerator = numerator if by is None else by * numerator
+    # Where one size divides many elements, XLA multiplies by its inverse, which may be flushed to 0.
+    quotient = ratio if size.shape == numerator.shape else wide_ratio
     if above_zero:
-        return quotient(number, size)
+        return quotient(numerator, size)
     empty = size == 0  # and not `size > 0`, which would turn NaN into 0
-    return quotient(jnp.where(broadcast_like(empty, number), 0, number), jnp.where(empty, 1, size))
+    return quotient(jnp.where(broadcast_like(empty, numerator), 0, numerator), jnp.where(empty, 1, size))
 
 
 def average(new: Any, old: Any, decay: Decay) -> Any:
@@ -81,29 +81,29 @@ def ones_average(weight: jax.Array, decay: Decay) -> jax.Array:
 
 
 def debiased(tree: Any, weight: jax.Array) -> Any:
-    """Return the tree divided by the weight, which is 0 only while nothing was learned, or the decay 1."""
+    """Return the pytree divided by the weight, unless that is 0: while nothing was learned, or the decay is 1."""
     by = jnp.where(weight > 0, weight, 1)
     return jax.tree.map(lambda x: x / by, tree)
 
 
 def over_root(root: Any, weight: Any) -> Any:
-    """Return root / sqrt(weight), with one weight for all or one for each."""
+    """Return root / sqrt(weight), with one weight for all leaves, or one for each."""
     if isinstance(weight, jax.Array) and weight.ndim == 0:
         return debiased(root, jnp.sqrt(weight))
     return jax.tree.map(lambda r, w: r / jnp.sqrt(jnp.where(w > 0, w, 1)), root, weight)
 
 
 def root_average(new: Any, root: Any, decay: Decay) -> Any:
-    """Return sqrt(b root^2 + (1 - b) |new|^2), none of whose squares leaves the range of numbers."""
+    """Return sqrt(b root^2 + (1 - b) |new|^2), without squares that overflow or underflow."""
     kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])
     return jax.tree.map(lambda x, r: _root_mean(x, r, kept, taken), new, root)
 
 
 def fitting(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Return the first, or raise if it has not the shape of the second: then a gradient differs, or is missing."""
+    """Return `new`, or raise if its shape is not that of `old`: a gradient has another shape, or is missing."""
     if getattr(new, "shape", None) != old.shape:
-        found = "no gradient" if new is None else f"numbers of shape {new.shape}"
-        msg = f"there is {found} where the state has numbers of shape {old.shape}"
+        found = "no gradient" if new is None else f"a gradient of shape {new.shape}"
+        msg = f"there is {found} where the state has an array of shape {old.shape}"
         raise ValueError(msg)
     return new
 
@@ -113,7 +113,7 @@ def divide(
 ) -> Any:
     """Return by * numbers / (sqrt(roots^2 + eps_root) + eps), and 0 where that is 0 / 0.
 
-    Without `by` it is 1, without `eps_root` that is 0.
+    `by` is 1 by default, `eps_root` 0.
     """
     inside = None if eps_root is None else jnp.sqrt(eps_root)
     quotient = functools.partial(_quotient, above_zero=eps.above_zero)
@@ -121,5 +121,5 @@ def divide(
 
 
 def block_sizes(measure: Measure, tree: Any) -> Any:
-    """Return the norms of blocks; of finite numbers whose norm is beyond the range of numbers, the largest."""
+    """Return the norms of blocks, at most the largest number of their dtype: norms of finite elements may overflow."""
     return jax.tree.map(lambda norms: jnp.minimum(norms, jnp.finfo(norms.dtype).max), measure.norms(tree))

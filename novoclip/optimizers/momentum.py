@@ -1,37 +1,45 @@
-"""Gradient descent with a velocity."""
+"""Momentum: heavy ball, Nesterov, and averaged."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_flag, check_number
+from novoclip.arguments import check_choice, check_flag, check_number
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import average, zeros
 from novoclip.optimizers.step import Step
+from novoclip.typing import Clip, DecayMode, Mask, ScalarOrSchedule, SkipNonfinite
 
 FORMS = ("heavy_ball", "averaged")
 
 
 class MomentumState(NamedTuple):
-    """What momentum remembers.
+    """The state of momentum.
 
     Attributes:
-      velocity: a tree like the parameters.
+      velocity: a pytree like the parameters.
     """
 
     velocity: Any
 
 
 def momentum_algorithm(
-    gamma: Schedulable, form: str, dampening: Schedulable | None, nesterov: bool, mu_dtype: Any
+    decay: ScalarOrSchedule,
+    form: str,
+    dampening: ScalarOrSchedule | None,
+    nesterov: bool,
+    accumulator_dtype: Any,
+    name: str = "decay",
 ) -> Algorithm:
-    """Return the formula alone."""
-    check_number("gamma", gamma, high=1.0)
+    """Return the formula alone; `name` is what error messages call the decay."""
+    check_number(name, decay, high=1.0)
     check_choice("form", form, FORMS)
     check_flag("nesterov", nesterov)
-    check_dtype("mu_dtype", mu_dtype)
+    check_dtype("accumulator_dtype", accumulator_dtype)
     if dampening is not None:
         check_number("dampening", dampening, high=1.0)
         if form == "averaged" or nesterov:
@@ -39,7 +47,7 @@ def momentum_algorithm(
             raise ValueError(msg)
 
     def learn(gradients: Any, state: MomentumState, step: Step) -> MomentumState:
-        b, rest = step.decay(gamma, "gamma")
+        b, rest = step.decay(decay, name)
         if form == "averaged":
             return MomentumState(average(gradients, state.velocity, (b, rest)))
         taken = jnp.ones((), step.dtype)
@@ -50,42 +58,40 @@ def momentum_algorithm(
     def direction(gradients: Any, state: MomentumState, step: Step) -> Any:
         if not nesterov:
             return state.velocity
-        b, rest = step.decay(gamma, "gamma")
+        b, rest = step.decay(decay, name)
         taken = rest if form == "averaged" else jnp.ones((), step.dtype)
         return jax.tree.map(lambda g, v: taken * g + b * v, gradients, state.velocity)
 
     def init(shapes: Any) -> MomentumState:
-        return MomentumState(zeros(shapes, mu_dtype))
+        return MomentumState(zeros(shapes, accumulator_dtype))
 
     return Algorithm(init, learn, direction, f"momentum(form={form!r})")
 
 
-def scale_by_momentum(
-    gamma: Schedulable = 0.9,
-    *,
-    form: str = "heavy_ball",
-    dampening: Schedulable | None = None,
+def trace(
+    decay: ScalarOrSchedule,
     nesterov: bool = False,
-    mu_dtype: Any = None,
-    nonfinite: str = "skip",
+    accumulator_dtype: Any = None,
+    *,
+    dampening: ScalarOrSchedule | None = None,
+    form: Literal["heavy_ball", "averaged"] = "heavy_ball",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Replace the gradient by a velocity.
+    """Replace gradients by a decaying sum of them: momentum, without a learning rate.
 
     v_0 = 0, and
-
-        v_t = gamma v_{t-1} + (1 - dampening) g_t;  u = v_t, or g_t + gamma v_t with nesterov      "heavy_ball"
-        v_t = gamma v_{t-1} + (1 - gamma) g_t;      u = v_t, or (1 - gamma) g_t + gamma v_t        "averaged"
-
+        v_t = decay v_{t-1} + (1 - dampening) g_t;  u = v_t, or g_t + decay v_t with nesterov      "heavy_ball"
+        v_t = decay v_{t-1} + (1 - decay) g_t;      u = v_t, or (1 - decay) g_t + decay v_t        "averaged"
     where the first step is not dampened, as in torch.
 
     Args:
-      gamma: decay of v in [0, 1]: a float, an array or a schedule.
-      form: "heavy_ball" or "averaged". The heavy ball's steps are 1 / (1 - gamma) times longer.
-      dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
-      nesterov: whether to look ahead.
-      mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
-      nonfinite: "skip" skips a step with a gradient that is not finite, which no schedule counts; "propagate"
-        does not look.
+      decay: decay rate of v in [0, 1]: a float, an array or a schedule.
+      nesterov: whether to use Nesterov momentum, which looks one step ahead.
+      accumulator_dtype: dtype of the accumulator v; None for float32 (float64 for float64 parameters).
+      dampening: in [0, 1]: a float, an array or a schedule; None for 0. It must be None with nesterov.
+      form: "heavy_ball" or "averaged". The steps of the heavy ball are 1 / (1 - decay) times longer.
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
@@ -97,10 +103,10 @@ def scale_by_momentum(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> ball = scale_by_momentum(0.5)
-      >>> state = ball.init(jnp.zeros(1))
+      >>> rule = trace(0.5)
+      >>> state = rule.init(jnp.zeros(1))
       >>> for _ in range(3):
-      ...     updates, state = ball.update(jnp.ones(1), state)
+      ...     updates, state = rule.update(jnp.ones(1), state)
       ...     print(updates)
       [1.]
       [1.5]
@@ -111,41 +117,45 @@ def scale_by_momentum(
       <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
       of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
+
+    Parameters, order and defaults are those of `optax.trace`; the differences are those of `sgd`.
     """
-    return scale_by(momentum_algorithm(gamma, form, dampening, nesterov, mu_dtype), nonfinite=nonfinite)
+    return scale_by(momentum_algorithm(decay, form, dampening, nesterov, accumulator_dtype), nonfinite=nonfinite)
 
 
 def momentum(
-    learning_rate: Schedulable,
-    gamma: Schedulable = 0.9,
-    *,
-    form: str = "heavy_ball",
-    dampening: Schedulable | None = None,
+    learning_rate: ScalarOrSchedule,
+    decay: ScalarOrSchedule = 0.9,
     nesterov: bool = False,
-    mu_dtype: Any = None,
-    clip: optax.GradientTransformation | None = None,
-    weight_decay: Schedulable | None = None,
-    weight_decay_mask: Any = None,
-    decay: str = "decoupled",
-    nonfinite: str = "skip",
+    accumulator_dtype: Any = None,
+    *,
+    dampening: ScalarOrSchedule | None = None,
+    form: Literal["heavy_ball", "averaged"] = "heavy_ball",
+    clip: Clip = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_decay_mask: Mask = None,
+    weight_decay_mode: DecayMode = "decoupled",
+    nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend with a velocity (heavy ball, Nesterov).
+    """The momentum optimizer: `sgd` with momentum, which may also be averaged.
 
-    w <- w - lr u, with the direction u of `scale_by_momentum`, plus weight decay.
+    w <- w - lr u, with the direction u of `trace`, plus weight decay.
 
     Args:
-      learning_rate: lr, at least 0: a float, an array or a schedule, which counts the steps that were not skipped.
-      gamma: decay of v in [0, 1]: a float, an array or a schedule.
-      form: "heavy_ball" or "averaged". The heavy ball's steps are 1 / (1 - gamma) times longer.
-      dampening: in [0, 1], or None: a float, an array or a schedule; None with nesterov and if averaged.
-      nesterov: whether to look ahead.
-      mu_dtype: the dtype in which v is kept; float32 by default (float64 for float64 parameters).
-      clip: any rule, applied to the gradient first.
-      weight_decay: at least 0, or None: a float, an array or a schedule.
-      weight_decay_mask: which parameters decay: a tree of booleans, or a function of the parameters.
-      decay: "decoupled" adds weight_decay w to the direction, "coupled" to the clipped gradient.
-      nonfinite: "skip" skips a step with a gradient that is not finite: its updates are 0,
-        nothing but two counters moves. "propagate" does not look.
+      learning_rate: at least 0: a float, an array or a schedule. Skipped steps do not advance schedules.
+      decay: decay rate of v in [0, 1]: a float, an array or a schedule.
+      nesterov: whether to use Nesterov momentum, which looks one step ahead.
+      accumulator_dtype: dtype of the accumulator v; None for float32 (float64 for float64 parameters).
+      dampening: in [0, 1]: a float, an array or a schedule; None for 0. It must be None with nesterov.
+      form: "heavy_ball" or "averaged". The steps of the heavy ball are 1 / (1 - decay) times longer.
+      clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
+      weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;
+        None for all.
+      weight_decay_mode: "decoupled" adds weight_decay * w to the update, before the learning rate (AdamW); "coupled"
+        adds it to the clipped gradients (L2 regularization).
+      nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
+        change; "propagate" does not check.
 
     Returns:
       A GradientTransformation with an `OptimizerState` whose `moments` are a `MomentumState`;
@@ -158,8 +168,8 @@ def momentum(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> descent = momentum(0.1)
-      >>> print(descent.update(jnp.ones(1), descent.init(jnp.ones(1)))[0])
+      >>> optimizer = momentum(0.1)
+      >>> print(optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)))[0])
       [-0.1]
 
     References:
@@ -169,11 +179,11 @@ def momentum(
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
     """
     return optimizer(
-        momentum_algorithm(gamma, form, dampening, nesterov, mu_dtype),
+        momentum_algorithm(decay, form, dampening, nesterov, accumulator_dtype),
         learning_rate,
         clip=clip,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        decay=decay,
+        weight_decay_mode=weight_decay_mode,
         nonfinite=nonfinite,
     )

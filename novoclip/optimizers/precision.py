@@ -1,4 +1,4 @@
-"""The pytrees that an optimizer computes with: one precision, and the shapes of the parameters."""
+"""Pytrees in the precision that an optimizer computes in, and the check of their shapes."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ def check_shapes(found: Any, expected: Any, name: str) -> None:
     """Raise if two pytrees of arrays differ in structure or shapes."""
     structure: Any = jax.tree.structure(found)
     if structure != jax.tree.structure(expected):
-        msg = f"the gradients and the state do not fit {name}: one has {some_of(_paths(found))}, the other "
+        msg = f"the gradients and the state do not fit {name}: one has the leaves {some_of(_paths(found))}, the other "
         msg += f"{some_of(_paths(expected))}: gradients must have the structure of the parameters given to init, and "
-        msg += "the state must be one of this optimizer"
+        msg += "the state must be made by the init of this optimizer"
         raise ValueError(msg)
     for (path, one), other in zip(leaves_with_paths(found), jax.tree.leaves(expected), strict=True):
         if one.shape != other.shape:
@@ -29,7 +29,7 @@ def _paths(tree: Any) -> list[Any]:
 
 
 def measured_leaves(tree: Any) -> list[Any]:
-    """Return the leaves that hold numbers, as arrays."""
+    """Return the numeric leaves, as arrays."""
     return [
         jnp.asarray(leaf) if isinstance(leaf, float | int) else leaf
         for leaf in jax.tree.leaves(tree)
@@ -38,7 +38,7 @@ def measured_leaves(tree: Any) -> list[Any]:
 
 
 def in_precision(tree: Any, dtype: Any) -> Any:
-    """Return the tree in one precision, with None for leaves without numbers."""
+    """Return the pytree in one precision, with None in place of leaves that are not numeric."""
 
     def wide(leaf: Any) -> Any:
         if not is_measured(leaf):

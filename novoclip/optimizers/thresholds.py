@@ -1,4 +1,4 @@
-"""Clipping of numbers at limits from an optimizer's own second moment v, of which it keeps the root."""
+"""Clipping of elements at limits from an optimizer's own second moment v, of which it keeps the root."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from novoclip.shapes import hard
 
 
 def clipped_at(gradients: Any, limits: Any) -> Any:
-    """Return the gradients with each modulus cut off at its limit."""
+    """Return the gradients with each modulus clipped at its limit."""
     sizes = jax.tree.map(jnp.abs, gradients)
     return ELEMENTS.rescale(gradients, sizes, jax.tree.map(hard, sizes, limits))
 
 
 def inverse(gradients: Any, root: Any, blocks: Measure, c: jax.Array) -> Any:
-    """Return the gradients clipped at c / sqrt(v), where sqrt(v) learned from them before."""
+    """Return the gradients clipped at c / sqrt(v), where v was updated with them before."""
 
     def limit(r: jax.Array) -> jax.Array:
         return jnp.where(r > 0, wide_ratio(c, jnp.where(r > 0, r, 1)), no_limit(r.dtype))
@@ -29,19 +29,19 @@ def inverse(gradients: Any, root: Any, blocks: Measure, c: jax.Array) -> Any:
 
 
 def proportional(gradients: Any, state: Any, blocks: Measure, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
-    """Return the gradients clipped at k sqrt(v / weight), then sqrt(v) and the weights, learned from the result."""
+    """Return the gradients clipped at k sqrt(v / weight), and sqrt(v) and the weights, updated with the result."""
 
     def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
-        # v is a sum over a block's numbers: a number is compared with their root mean square.
+        # v is a sum over a block's elements: each is compared with their root mean square.
         return jnp.where(w > 0, k * (r / jnp.sqrt(jnp.where(w > 0, w, 1) * count)), no_limit(r.dtype))
 
     def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
-        # Zeros are passed over, or a number that is rarely anything else would be held near 0.
+        # Zeros are skipped. Otherwise the limit of an element that is rarely nonzero would stay near 0.
         return jnp.where(size > 0, new, old)
 
     root, weight = state.root, state.root_weight
     limits = jax.tree.map(limit, root, weight, blocks.counts(gradients))
-    # The moments that are learned from it take the place of those that it is computed from.
+    # The new moments, which depend on the result, overwrite the old ones that it is computed from.
     clipped = written_out(clipped_at(gradients, blocks.spread(limits, gradients)))
     sizes = block_sizes(blocks, clipped)
     weights = jax.tree.map(lambda w: ones_average(w, decay), weight)

@@ -1,4 +1,6 @@
-"""Limits relative to the average of what was let through, begun with the smallest of the warm-up."""
+"""AdaGC: clip each tensor at a multiple of the running mean of its clipped norms."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -6,23 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_integer, check_number, rate_at, value_at
+from novoclip.arguments import check_integer, check_number, rate_at, value_at
 from novoclip.blocks import l2_norm
-from novoclip.clipping import clip
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks
-from novoclip.limits import Limit, make_limit, select_blocks
-from novoclip.measure import Measure
+from novoclip.limit import Limit, make_limit, select_blocks
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
+from novoclip.typing import Granularity, Mask, Nonfinite, ScalarOrSchedule, Shape
 
 
 class AdaGCState(NamedTuple):
-    """What AdaGC remembers.
+    """State of `adagc`.
 
     Attributes:
-      gamma: `(*blocks)`, the smallest clipped norm of the warm-up, then their running mean;
-        infinite before the first.
-      seen: int32 `(*blocks)`, norms other than 0 that were seen, at most `warmup`.
+      gamma: `(*blocks)`, smallest clipped norm during the warm-up, then running mean of the clipped norms; infinite
+        before the first norm.
+      seen: int32 `(*blocks)`, number of norms other than 0 so far, at most `warmup`.
     """
 
     gamma: jax.Array
@@ -30,9 +32,13 @@ class AdaGCState(NamedTuple):
 
 
 def _adagc(
-    lambda_rel: Schedulable, lambda_abs: Schedulable, decay: Schedulable, warmup: int, floor: Schedulable
+    lambda_rel: ScalarOrSchedule,
+    lambda_abs: ScalarOrSchedule,
+    decay: ScalarOrSchedule,
+    warmup: int,
+    floor: ScalarOrSchedule,
 ) -> Limit:
-    # Below 1 the limit would fall at every step, towards 0.
+    # With a factor below 1, the limit would decrease towards 0, step by step.
     check_number("lambda_rel", lambda_rel, low=1.0)
     check_number("lambda_abs", lambda_abs)
     check_number("decay", decay, high=1.0)
@@ -51,7 +57,7 @@ def _adagc(
         share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
         most = value_at(lambda_abs, step, norms, "lambda_abs")
         absolute = jnp.where(share > 0, most * share, 0)
-        # Where all of the gradient is within lambda_abs, this is above the block's own norm, but for rounding.
+        # Where the global norm is within lambda_abs, this is at least the block's own norm, except for rounding.
         absolute = jnp.where(total <= most, jnp.maximum(absolute, norms), absolute)
         gamma = jnp.where(warm, state.gamma, 1)
         relative = value_at(lambda_rel, step, norms, "lambda_rel") * gamma
@@ -66,48 +72,52 @@ def _adagc(
 
 
 def adagc(
-    lambda_rel: Schedulable = 1.05,
+    lambda_rel: ScalarOrSchedule = 1.05,
     *,
-    lambda_abs: Schedulable = 1.0,
-    decay: Schedulable = 0.98,
+    lambda_abs: ScalarOrSchedule = 1.0,
+    decay: ScalarOrSchedule = 0.98,
     warmup: int = 100,
-    floor: Schedulable = 0.0,
-    per: str | Measure = "tensor",
-    shape: str = "hard",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    floor: ScalarOrSchedule = 0.0,
+    per: Granularity = "tensor",
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip each tensor at a little more than the average of what was let through (AdaGC).
+    """Clip each tensor at a multiple of the running mean of its clipped norms (AdaGC).
 
-    After the warm-up c_t = lambda_rel gamma_{t-1} and
-    gamma_t = decay gamma_{t-1} + (1 - decay) min(n_t, c_t). In the warm-up the whole gradient is
-    clipped at lambda_abs, and gamma is the smallest norm that a block then has. Norms of 0 are
-    passed over.
+    After the warm-up, c_t = lambda_rel gamma_{t-1} and gamma_t = decay gamma_{t-1} + (1 - decay) min(n_t, c_t). During
+    the warm-up, the global norm is clipped at lambda_abs, and gamma is the smallest clipped norm of the block. Norms of
+    0 are ignored.
 
-    With the authors' numbers more than half of all steps are clipped once norms vary by a fifth,
-    and the limit rises by 0.1 % a step at most: 1.5 and more for `lambda_rel` clips outliers only.
+    With the published values, more than half of all steps are clipped once norms vary by 20 %, and the limit rises by
+    at most 0.1 % per step. To clip outliers only, use a `lambda_rel` of 1.5 or more.
 
     Args:
-      lambda_rel: at least 1: a float, an array or a schedule.
-      lambda_abs: limit of the whole gradient's norm in the warm-up, in its units, likewise.
-      decay: of gamma, in [0, 1], likewise.
-      warmup: how many norms of a block begin its gamma, at least 1.
-      floor: the least gamma, in the gradients' units, likewise. With 0, as published, a block whose
-        gradients were tiny in the warm-up is held near zero; from a floor of 1e-3 of the usual norm it gets free in
-        700 steps with `lambda_rel=1.5`, in 7000 with 1.05.
-      per: the blocks: "tensor", as published, "tree", "unit" or a Measure of Euclidean norms.
-      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
-        on. Neither enters gamma.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      lambda_rel: multiple of the mean, at least 1: a float, an array or a schedule. The default of 1.05 is the
+        published value.
+      lambda_abs: limit of the global norm during the warm-up, at least 0, in the gradients' units: a float, an array or
+        a schedule.
+      decay: decay rate of gamma, in [0, 1]: a float, an array or a schedule.
+      warmup: number of norms in the warm-up of a block, at least 1.
+      floor: lower bound of gamma, at least 0, in the gradients' units: a float, an array or a schedule. With 0, as
+        published, a block whose gradients were tiny during the warm-up stays near zero. With a floor of 1e-3 of the
+        usual norm, it recovers in 700 steps with `lambda_rel=1.5`, and in 7000 with 1.05.
+      per: the block, which is the unit that is clipped together: "tensor", as published, "tree" (the whole pytree),
+        "unit" (an output unit) or a Measure of Euclidean norms.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `limit_state` is an `AdaGCState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, a name is unknown, or `per` is "element".
+      ValueError: if an argument is out of its range, a string is not one of those listed, or `per` is "element".
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,7 +132,7 @@ def adagc(
       Wang et al., `AdaGC: Improving training stability for large language model pretraining
       <https://arxiv.org/abs/2502.11034>`_, 2025.
 
-    The authors count steps, not norms, for the warm-up, and have no floor.
+    In the published algorithm, the warm-up counts steps instead of norms, and there is no floor.
     """
     limit = _adagc(lambda_rel, lambda_abs, decay, warmup, floor)
-    return clip(resolve_blocks(per), limit, shape, nonfinite=nonfinite, mask=mask)
+    return clip_by_limit(resolve_blocks(per), limit, shape, nonfinite=nonfinite, mask=mask)

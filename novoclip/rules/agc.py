@@ -1,86 +1,55 @@
-"""Limits relative to the parameters."""
+"""Adaptive gradient clipping (AGC): limits relative to the norm of the weights."""
 
-from typing import Any
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number, value_at
-from novoclip.clipping import clip
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, make_limit
-from novoclip.measure import Measure
-
-
-def share_of_parameters(clipping: Schedulable, *, eps: Schedulable = 1e-3) -> Limit:
-    """Limit each block to a share of the norm of its parameters, c = clipping max(||w||, eps).
-
-    Args:
-      clipping: at least 0: a float, an array or a schedule.
-      eps: the least norm of parameters, likewise.
-
-    Returns:
-      A Limit without state, which needs the parameters.
-
-    Raises:
-      TypeError: if an argument has the wrong type.
-      ValueError: if a number is negative or NaN.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> limit = share_of_parameters(0.5)
-      >>> limits, _ = limit.update(jnp.ones(2), (), jnp.array([4.0, 0.0]), step=jnp.int32(0))
-      >>> print(limits)
-      [2.e+00 5.e-04]
-    """
-    check_number("clipping", clipping)
-    check_number("eps", eps)
-
-    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
-        del extra
-        sizes = jnp.maximum(param_norms.astype(norms.dtype), value_at(eps, step, norms, "eps"))
-        return value_at(clipping, step, norms, "clipping") * sizes, state
-
-    return make_limit(lambda _: (), update, needs_params=True, name="share_of_parameters")
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule, Shape
 
 
 def agc(
-    clipping: Schedulable = 0.01,
+    clipping: ScalarOrSchedule = 0.01,
     *,
-    eps: Schedulable = 1e-3,
-    per: str | Measure = "unit",
-    norm: str = "l2",
-    shape: str = "hard",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    eps: ScalarOrSchedule = 1e-3,
+    per: Granularity = "unit",
+    norm: Norm = "l2",
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip each unit's gradient at a share of the norm of its weights (adaptive gradient clipping, AGC).
+    """Clip each output unit's gradient at a fraction of its weight norm (adaptive gradient clipping, AGC).
 
-    u = g min(1, clipping max(||w||, eps) / ||g||) for each unit, with the unit's own weights w.
+    u = g min(1, clipping max(||w||, eps) / ||g||) for each unit, where w are the weights of the unit.
 
-    The authors leave out the last linear layer: `optax.masked(agc(0.01), {"head": False, ...})`.
+    The authors do not clip the last linear layer: `agc(0.01, mask={"head": False, ...})`.
 
     Args:
-      clipping: at least 0: a float, an array or a schedule. 0.01 is for batches of 4096;
-        smaller batches take more.
-      eps: the least norm of weights, without which weights of zero could never move.
-      per: the blocks: "unit" (the outputs of Flax and TensorFlow kernels; `units("torch")` for
-        kernels in torch's layout, `units(axes)` for others), "tensor", as in DreamerV3 (with
-        0.3), "tree", "element" or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      clipping: the fraction, at least 0: a float, an array or a schedule. The default of 0.01 is the published value
+        for batches of 4096; smaller batches need larger values.
+      eps: lower bound of the weight norm, at least 0, in the weights' units: a float, an array or a schedule. Without
+        it, weights of zero would never change.
+      per: the block, which is the unit that is clipped together: "unit" (an output unit of Flax and TensorFlow kernels;
+        `units("torch")` for kernels in the layout of torch, `units(axes)` for others), "tensor", as in DreamerV3 (with
+        clipping=0.3), "tree" (the whole pytree), "element" or a Measure.
+      norm: norm of a block and of its weights: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; its `update` needs the parameters.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is negative or NaN, or a name is unknown. In `update`: if the
-        parameters are absent.
+      ValueError: if a number is negative or NaN, or a string is not one of those listed. In `update`: if the parameters
+        are absent.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,9 +64,9 @@ def agc(
       Brock, De, Smith, Simonyan, `High-performance large-scale image recognition without
       normalization <https://arxiv.org/abs/2102.06171>`_, 2021.
 
-    `optax.adaptive_grad_clip` takes a kernel of three axes for attention, which is wrong for
-    1-D convolutions; the least gradient norm there, 1e-6, is not needed here.
+    `optax.adaptive_grad_clip` treats a kernel with three axes as that of an attention layer, which is wrong for 1-D
+    convolutions. Its lower bound of 1e-6 for the gradient norm is not needed here.
     """
-    return clip(
-        resolve_measure(per, norm), share_of_parameters(clipping, eps=eps), shape, nonfinite=nonfinite, mask=mask
+    return clip_by_limit(
+        resolve_measure(per, norm), limits.agc(clipping, eps=eps), shape, nonfinite=nonfinite, mask=mask
     )

@@ -1,4 +1,4 @@
-"""Gradients without their mean over the inputs of each output."""
+"""Gradient centralization: subtract from each output's gradient its mean over the inputs."""
 
 from collections.abc import Callable
 import math
@@ -23,23 +23,26 @@ def centralize(
 ) -> optax.GradientTransformationExtraArgs:
     """Subtract from each output's gradient its mean over the inputs (gradient centralization).
 
-    u = g - mean(g), the mean being taken over `axes`, for leaves of two axes or more with more than one
-    input. An output whose mean is not finite becomes zeros; so do such numbers in other leaves.
+    u = g - mean(g), with the mean over `axes`, for leaves with at least two axes and more than one input. An output
+    whose mean is not finite is set to zero. So are elements of other leaves that are not finite.
 
     Args:
-      axes: as in `units`: the layout of the kernels, "flax" and "tensorflow" (outputs in the last
-        axis) or "torch" (in the first), axes, or a function `axes(path, leaf)`.
-      stacked: how many leading axes of a leaf count layers, as in `units`.
-      specs: inside `jax.shard_map`, a tree of PartitionSpecs like the parameters, for leaves that are split.
+      axes: the layout of the kernels, as in `units`: "flax" and "tensorflow" have the outputs in the last axis, "torch"
+        in the first. Or the axes of the inputs: an integer, several, or a function `axes(path, leaf)` that returns
+        them.
+      stacked: the number of leading layer axes of each leaf, as in `units`: an integer, a function
+        `stacked(path, leaf)`, or a pytree of integers that is a prefix of the parameters.
+      specs: inside `jax.shard_map`, how leaves are sharded: a pytree of PartitionSpecs like the parameters. None if no
+        leaf is.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose `norms` is the norm of the gradient
-      before, and whose limit is infinite.
+      A GradientTransformation with a `ClipState` whose `norms` is the global norm of the gradient before
+      centralization, and whose limit is infinite.
 
     Raises:
-      TypeError: if `axes` are no integers, or `stacked` says something that is none.
-      ValueError: if the layout is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
-        mesh axes that `specs` does not name.
+      TypeError: if `axes` are not integers, or `stacked` gives something that is not an integer.
+      ValueError: if the layout is unknown, or a leaf lacks such an axis. In use: if a leaf is sharded over mesh axes
+        that `specs` does not name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,8 +56,8 @@ def centralize(
       Yong, Huang, Hua, Zhang, `Gradient centralization: a new optimization technique for deep
       neural networks <https://arxiv.org/abs/2004.01461>`_, 2020.
 
-    `optax.centralize` averages over every axis but the first, which is right for torch's layout:
-    for Flax's kernels it is the mean over the outputs of each input.
+    `optax.centralize` averages over every axis but the first, which is right for the layout of torch. For Flax kernels,
+    that is the mean over the outputs of each input.
     """
     layers, spec = resolve_stacked(stacked), resolve_specs(specs)
     axes_of = within_layers(resolve_axes(axes), layers.at)
@@ -83,8 +86,8 @@ def centralize(
         split = partition_of(name, leaf, spec.at(name, leaf))
         along = tuple(axis for place in over for axis in split[place])
         if number * axis_size(along) == 1:
-            return kept  # one input alone is its own mean
-        # Divided before the sum, which could overflow.
+            return kept  # the mean of one input is the input itself
+        # The division comes before the sum, which could overflow.
         mean = jnp.sum(wide / (number * axis_size(along)), axis=over, keepdims=True)
         mean = jax.lax.psum(mean, along) if along else mean
         return jnp.where(jnp.isfinite(mean), narrow(wide - mean, leaf.dtype), zero)

@@ -1,4 +1,6 @@
-"""Clippy: updates scaled down until no number moves far beside its weight."""
+"""Clippy: scale updates down until each element is small compared to its weight."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any
@@ -8,58 +10,61 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_choice, check_number, value_at
+from novoclip import limits
+from novoclip.arguments import check_choice, check_number, value_at
 from novoclip.clip_state import ClipState, advance_blocks
-from novoclip.clipping import NONFINITE, clip, new_norm
+from novoclip.clipping import NONFINITE, clip_by_limit, new_norm
 from novoclip.counting import safe_increment
 from novoclip.granularity import resolve_fixed
 from novoclip.leaves import is_measured, named_leaves, reject_integers
-from novoclip.limits import constant
 from novoclip.masks import masked, with_gradients
-from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like
 from novoclip.origin import check_origin, made_by
 from novoclip.ranges import common_dtype, no_limit
 from novoclip.rounding import UNITS
 from novoclip.safe_math import wide_ratio
+from novoclip.typing import Granularity, Mask, Nonfinite, ScalarOrSchedule
 
 
 def clippy(
-    relative: Schedulable = 0.1,
-    absolute: Schedulable = 1e-7,
+    relative: ScalarOrSchedule = 0.1,
+    absolute: ScalarOrSchedule = 1e-7,
     *,
-    floor: Schedulable = 0.0,
-    per: str | Measure = "tensor",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    floor: ScalarOrSchedule = 0.0,
+    per: Granularity = "tensor",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale each tensor's update down until none of its numbers moves far beside its weight (Clippy).
+    """Scale each tensor's update down until each element is small compared to its weight (Clippy).
 
-    u_new = u min(1, 1 / n) with n = max_i |u_i| / (relative max(|w_i|, floor rms(w)) + absolute).
-    It stands behind the optimizer and its learning rate, and keeps each tensor's direction.
+    u_new = u min(1, 1 / n) with n = max_i |u_i| / (relative max(|w_i|, floor rms(w)) + absolute). Place it after the
+    optimizer and its learning rate in the chain. The direction of each tensor's update does not change.
 
-    As published (floor = 0, absolute = 1e-7) a single weight of 0 holds its whole tensor still:
-    biases, embeddings and adapters that begin at 0 never move. Give a `floor`, such as 0.1, and an
-    `absolute` near the steps that a tensor of zeros may take, such as 1e-3.
+    As published (floor = 0, absolute = 1e-7), a single weight of 0 stops its whole tensor: biases, embeddings and
+    adapters that start at 0 never change. Give a `floor`, such as 0.1, and an `absolute` near the step that a tensor of
+    zeros may take, such as 1e-3.
 
     Args:
-      relative: step allowed, as a share of the weight: at least 0, a float, an array or a schedule.
-      absolute: step allowed besides, above 0, in the parameters' units, likewise.
-      floor: weights count as at least this share of their tensor's root mean square, likewise.
-      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
-        `novoclip.tensors(stacked=1)`, of which only the blocks count.
-      nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      relative: allowed step as a fraction of the weight, at least 0: a float, an array or a schedule.
+      absolute: allowed step in addition, above 0, in the parameters' units: a float, an array or a schedule.
+      floor: lower bound of |w_i|, as a fraction of the root mean square of the tensor, at least 0: a float, an array or
+        a schedule.
+      per: the block, which is the unit that is scaled together: "tensor", as published, "tree" (the whole pytree),
+        "unit" (an output unit), or a Measure made by `tensors`, `units` or `groups`, such as
+        `novoclip.tensors(stacked=1)`, whose norm is ignored.
+      nonfinite: "zero" sets a block whose update is not finite to zero; "propagate" passes it on.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState`, whose `norms` are the n of each tensor and
-      whose `limits` are 1. Its `update` needs the parameters.
+      A GradientTransformation with a `ClipState` whose `norms` are the n of each block, and whose `limits` are 1. Its
+      `update` needs the parameters.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, a name is unknown, or `per` is "element". In `update`: if
-        the parameters are absent.
+      ValueError: if an argument is out of its range, a string is not one of those listed, or `per` is "element". In
+        `update`: if the parameters are absent.
 
     Example:
       >>> import jax.numpy as jnp
@@ -72,19 +77,19 @@ def clippy(
       Tang et al., `Improving training stability for multitask ranking models in recommender systems
       <https://arxiv.org/abs/2302.09178>`_, 2023.
 
-    The authors' optimizer may also allow a share of 1 / sqrt(accumulator) of its Adagrad (0 by
-    default) and feed the clipped gradient to it; this is the clip alone, for any optimizer.
+    The authors' optimizer can also allow a fraction of 1 / sqrt(accumulator) of its Adagrad (0 by default), and
+    accumulate the clipped gradient. This is the clipping alone, for any optimizer.
     """
     check_number("relative", relative)
     check_number("absolute", absolute, exclude_low=True)
     check_number("floor", floor)
     check_choice("nonfinite", nonfinite, NONFINITE)
     largest, rms = resolve_fixed(per, "max"), resolve_fixed(per, "rms")
-    limit = constant(1.0)._replace(name="clippy")
-    start, origin = clip(largest, limit), made_by(f"{limit.name} per {largest.name}")
+    limit = limits.constant(1.0)._replace(name="clippy")
+    start, origin = clip_by_limit(largest, limit), made_by(f"{limit.name} per {largest.name}")
 
     def excess(updates: optax.Updates, params: optax.Params, sizes: Any, step: jax.Array) -> Any:
-        """Return the largest of (|u| / max |u|) / allowed: without the first quotient it could be out of range."""
+        """Return the largest (|u| / max |u|) / allowed of each block; the first quotient keeps it in range."""
         dtype = common_dtype([leaf for _, leaf in (*named_leaves(updates), *named_leaves(params))])
         number = jnp.zeros((), dtype)
         share, least, beside = (
@@ -99,7 +104,7 @@ def clippy(
                 return u
             u = jnp.asarray(u)
             weight = jnp.maximum(jnp.abs(w).astype(dtype), lowest)
-            # Behind a barrier: XLA makes one division of two, by a product that may be out of range.
+            # The barrier keeps XLA from dividing once, by a product that may be out of range.
             part = lax.optimization_barrier(wide_ratio(jnp.abs(u).astype(dtype), broadcast_like(size, u)))
             return part / (share * weight + beside)
 
@@ -113,7 +118,7 @@ def clippy(
         reject_integers(updates)
         check_origin(state, ClipState, origin)
         if params is None:
-            msg = "clippy compares updates with the parameters: call update(updates, state, params)"
+            msg = "clippy compares updates with the parameters: got params=None, call update(updates, state, params)"
             raise ValueError(msg)
         params = with_gradients(params, updates)
         sizes = largest.norms(updates)
@@ -137,5 +142,5 @@ def _inverse(size: jax.Array) -> jax.Array:
 
 
 def _times(part: jax.Array, size: jax.Array) -> jax.Array:
-    """Return part * size, the largest of |u| / allowed, which is at most the largest number, or a size not finite."""
+    """Return part * size, the largest |u| / allowed, at most the largest finite float; or size if it is not finite."""
     return jnp.where(jnp.isfinite(size), jnp.minimum(part * size, jnp.finfo(part.dtype).max), size)

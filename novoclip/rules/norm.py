@@ -1,45 +1,49 @@
-"""Clipping of norms at a fixed threshold."""
+"""Clip norms at a fixed threshold."""
 
-from typing import Any
+from __future__ import annotations
 
 import optax
 
-from novoclip.arguments import Schedulable
-from novoclip.clipping import clip
-from novoclip.granularity import resolve_measure
-from novoclip.limits import constant
-from novoclip.measure import Measure
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
+from novoclip.granularity import resolve_fixed, resolve_measure
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule, Shape
 
 
 def clip_by_norm(
-    max_norm: Schedulable,
+    max_norm: ScalarOrSchedule,
     *,
-    per: str | Measure = "tensor",
-    norm: str = "l2",
-    shape: str = "hard",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    per: Granularity = "tensor",
+    norm: Norm = "l2",
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale each block of the gradient down to a norm of at most max_norm.
+    """Clip the gradient norm of each tensor, or of other blocks, to at most max_norm.
 
-    u = g min(1, c / ||g||) for each block g.
+    u = g min(1, c / ||g||) for each block g. A block is the unit that is clipped together.
 
     Args:
-      max_norm: c, at least 0, in the gradients' units: a float, an array (a scalar, or a
-        vector with an entry a block) or a schedule, which counts every update, from 0.
-      per: the blocks: "tree", "tensor", "unit", "element" or a Measure, such as `groups(...)`.
-      norm: "l1" (the sum of |g|), "l2", "max" (the largest |g|) or "rms" (the root of the mean of |g|^2).
-      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      max_norm: c, at least 0, in the gradients' units: a float, an array (a scalar, or a vector with one entry per
+        block) or a schedule, which counts every update, from 0.
+      per: the block: "tensor", "tree" (the whole pytree), "unit" (an output unit), "element" or a Measure, such as
+        `groups(...)`.
+      norm: "l1" (the sum of |g|), "l2" (Euclidean), "max" (the largest |g|) or "rms" (the square root of the mean of
+        |g|^2). A Measure has its own.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `max_norm` is negative or NaN, or a name is unknown.
+      ValueError: if `max_norm` is negative or NaN, or a string is not one of those listed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,34 +56,36 @@ def clip_by_norm(
       Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
       <https://arxiv.org/abs/1211.5063>`_, 2012.
 
-    torch's `clip_grad_norm_` divides by ||g|| + 1e-6; here there is no such term.
+    torch's `clip_grad_norm_` divides by ||g|| + 1e-6. Here nothing is added to the norm.
     """
-    limit = constant(max_norm, name="max_norm")
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)
+    limit = limits.constant(max_norm, name="max_norm")
+    return clip_by_limit(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)
 
 
 def clip_by_global_norm(
-    max_norm: Schedulable, *, shape: str = "hard", nonfinite: str = "zero", mask: Any = None
+    max_norm: ScalarOrSchedule, *, shape: Shape = "hard", nonfinite: Nonfinite = "zero", mask: Mask = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale the whole gradient down to a Euclidean norm of at most max_norm.
+    """Clip the global norm of the gradients to at most max_norm.
 
-    u = g min(1, c / ||g||), where ||g|| is taken over all leaves together. The direction stays.
+    u = g min(1, c / ||g||), where ||g|| is the Euclidean norm of all leaves together. The direction does not change.
 
     Args:
-      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule, which counts every
-        update, from 0.
-      shape: "hard", "tanh", "arctan", "algebraic", "smooth", "normalize" or "drop".
-      nonfinite: "zero" gives zero updates if the norm is not finite; "propagate" passes
-        the gradient on as it came.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule, which counts every update, from
+        0.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `max_norm` is negative or NaN, or a name is unknown.
+      ValueError: if `max_norm` is negative or NaN, or a string is not one of those listed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,7 +99,57 @@ def clip_by_global_norm(
       Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
       <https://arxiv.org/abs/1211.5063>`_, 2012.
 
-    Differs from `optax.clip_by_global_norm`: the norm is taken in float32 whatever the
-    gradients' dtype, cannot overflow or underflow where it can be represented, and is kept.
+    Unlike that of `optax.clip_by_global_norm`, the norm is computed in float32 or wider for gradients of any dtype,
+    does not overflow or underflow if the result can be represented, and is kept in the state.
     """
     return clip_by_norm(max_norm, per="tree", shape=shape, nonfinite=nonfinite, mask=mask)
+
+
+def clip_by_block_rms(
+    threshold: ScalarOrSchedule,
+    *,
+    per: Granularity = "tensor",
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Clip the root mean square of each tensor to at most threshold (update clipping of Adafactor).
+
+    u = g min(1, threshold / rms(g)), rms(g) = sqrt(mean(g^2)), for each tensor g.
+
+    Args:
+      threshold: at least 0, in the gradients' units: a float, an array (a scalar, or a vector with one entry per
+        tensor) or a schedule.
+      per: the block, which is the unit that is clipped together: "tensor", as published, "tree" (the whole pytree) or
+        "unit" (an output unit). For a Measure, use `clip_by_norm(threshold, per=tensors(norm="rms"))`.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
+
+    Returns:
+      A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
+
+    Raises:
+      TypeError: if an argument has the wrong type.
+      ValueError: if `threshold` is negative or NaN, a string is not one of those listed, or `per` is "element" or a
+        Measure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rule = clip_by_block_rms(1.0)
+      >>> gradients = {"kernel": jnp.array([3.0, 3.0]), "bias": jnp.array([0.5])}
+      >>> print(rule.update(gradients, rule.init(gradients))[0])
+      {'bias': Array([0.5], dtype=float32), 'kernel': Array([1., 1.], dtype=float32)}
+
+    References:
+      Shazeer, Stern, `Adafactor: adaptive learning rates with sublinear memory cost
+      <https://arxiv.org/abs/1804.04235>`_, 2018.
+
+    The parameter is that of `optax.clip_by_block_rms`, which returns NaN where the threshold and the tensor are 0.
+    """
+    limit = limits.constant(threshold, name="threshold")
+    return clip_by_limit(resolve_fixed(per, "rms"), limit, shape, nonfinite=nonfinite, mask=mask)

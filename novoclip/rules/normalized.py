@@ -1,43 +1,44 @@
-"""Gradients of fixed norm."""
+"""Normalize gradients to a fixed norm."""
 
-from typing import Any
+from __future__ import annotations
 
 import optax
 
-from novoclip.arguments import Schedulable
-from novoclip.clipping import clip
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.limits import constant
-from novoclip.measure import Measure
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule
 
 
 def normalize_by_norm(
-    scale: Schedulable = 1.0,
+    scale: ScalarOrSchedule = 1.0,
     *,
-    per: str | Measure = "tree",
-    norm: str = "l2",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    per: Granularity = "tree",
+    norm: Norm = "l2",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale each block of the gradient, up or down, to a norm of `scale`.
+    """Normalize gradients: scale each block, up or down, to a norm of `scale`.
 
-    u = c g / ||g||, and 0 where g = 0. The size of the step no longer says how far the
-    minimum is: the learning rate has to decay.
+    u = c g / ||g||, and 0 where g = 0. Steps do not become smaller near a minimum: the learning rate has to decay.
 
     Args:
-      scale: c, at least 0: a float, an array (a scalar, or a vector with an entry a block) or a schedule.
-      per: the blocks: "tree", "tensor", "unit", "element" (the sign of each number) or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      scale: c, at least 0, in the units of the updates: a float, an array (a scalar, or a vector with one entry per
+        block) or a schedule.
+      per: the block, which is the unit that is scaled together: "tree" (the whole pytree), "tensor", "unit" (an output
+        unit), "element" (which gives the sign of each element) or a Measure.
+      norm: norm of a block: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `scale` is negative or NaN, or a name is unknown.
+      ValueError: if `scale` is negative or NaN, or a string is not one of those listed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,11 +51,11 @@ def normalize_by_norm(
       Hazan, Levy, Shalev-Shwartz, `Beyond convexity: stochastic quasi-convex optimization
       <https://arxiv.org/abs/1507.02030>`_, 2015.
 
-    `optax.normalize_by_update_norm` adds 1e-6 to the norm; here there is no such term.
+    `optax.normalize_by_update_norm` adds 1e-6 to the norm. Here nothing is added to it.
     """
-    return clip(
+    return clip_by_limit(
         resolve_measure(per, norm),
-        constant(scale, name="scale")._replace(name="normalize_by_norm"),
+        limits.constant(scale, name="scale")._replace(name="normalize_by_norm"),
         "normalize",
         nonfinite=nonfinite,
         mask=mask,

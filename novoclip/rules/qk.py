@@ -1,4 +1,6 @@
-"""QK-Clip: query and key weights scaled down where attention logits grew too large."""
+"""QK-Clip: scale query and key weights down where attention logits are too large."""
+
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +17,32 @@ def qk_clip(
     balance: float | jax.Array = 0.5,
     head_axis: int = -2,
 ) -> tuple[jax.Array, jax.Array]:
-    """Scale each head's query and key weights down so that its logits stay below a threshold (QK-Clip).
+    """Scale each head's query and key weights down so that its attention logits stay below a threshold (QK-Clip).
 
-    With S the largest logit of a head over the batch and gamma = min(1, threshold / S), the
-    query weights are multiplied by gamma^balance and the key weights by gamma^(1 - balance).
-    It is applied to the weights, after the optimizer's step.
+    With S the largest logit of a head over the batch and gamma = min(1, threshold / S), the query weights are
+    multiplied by gamma^balance and the key weights by gamma^(1 - balance). Apply it to the weights, after the
+    optimizer's step.
 
-    For multi-head latent attention: (q^C, k^C) with balance 0.5, and q^R with balance 1, whose
-    shared k^R then stays as it is.
+    For multi-head latent attention, apply it to (q^C, k^C) with balance 0.5, and to q^R with balance 1, which leaves
+    the shared k^R unchanged.
 
     Args:
-      query: query kernel, such as Flax's (features, heads, head size), or its bias (heads, head size).
-      key: key kernel; with fewer heads (grouped queries), each takes the smallest gamma of its queries.
-      max_logits: `(heads,)`, the largest logit of each query head over the batch, after the
-        scaling by 1 / sqrt(head size). Where it is not finite, or not above 0, the head stays.
-      threshold: above 0.
-      balance: in [0, 1].
-      head_axis: the axis of the heads in both kernels.
+      query: query kernel, such as that of Flax, (features, heads, head size), or query bias, (heads, head size).
+      key: key kernel or bias. If it has fewer heads (grouped queries), each of them gets the smallest gamma of its
+        queries.
+      max_logits: `(heads,)`, the largest logit of each query head over the batch, after the scaling by
+        1 / sqrt(head size). Where it is not finite, or not above 0, the head does not change.
+      threshold: largest logit that is allowed, above 0: a float or an array.
+      balance: exponent of gamma for the queries, in [0, 1]: a float or an array. 0.5 scales queries and keys equally, 1
+        scales the queries only.
+      head_axis: the axis of the heads, in both kernels: an integer.
 
     Returns:
       The two kernels, in their dtypes.
 
     Raises:
       TypeError: if a number has the wrong type.
-      ValueError: if a number is out of its range, or the heads do not fit.
+      ValueError: if an argument is out of its range, or the numbers of heads do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,12 +56,15 @@ def qk_clip(
     """
     for name, number in (("threshold", threshold), ("balance", balance)):
         if callable(number):
-            msg = f"{name} must be a number; got {number!r}"
+            msg = f"{name} must be a number or an array, not a function; got {number!r}"
             raise TypeError(msg)
     check_number("threshold", threshold, exclude_low=True)
     check_number("balance", balance, high=1.0)
     if not all(-kernel.ndim <= head_axis < kernel.ndim for kernel in (query, key)):
-        msg = f"head_axis={head_axis} is no axis of kernels of shape {query.shape} and {key.shape}"
+        msg = (
+            f"head_axis={head_axis} is no axis of kernels of shape {query.shape} and {key.shape}: "
+            "write the axis of the heads, -2 in (features, heads, head size)"
+        )
         raise ValueError(msg)
     logits = jnp.asarray(max_logits)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

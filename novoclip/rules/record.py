@@ -1,33 +1,36 @@
-"""A transform that only watches."""
+"""Record gradient norms without clipping."""
+
+from __future__ import annotations
 
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
+from novoclip import limits
 from novoclip.clip_state import ClipState
-from novoclip.clipping import clip
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks
-from novoclip.limits import constant
-from novoclip.measure import Measure
+from novoclip.typing import Granularity, Mask, Norm
 
 
-def record(*, per: str | Measure = "tree", norm: str = "l2", mask: Any = None) -> optax.GradientTransformationExtraArgs:
-    """Pass gradients on unchanged and keep their norms in the state.
+def record(*, per: Granularity = "tree", norm: Norm = "l2", mask: Mask = None) -> optax.GradientTransformationExtraArgs:
+    """Record gradient norms in the state, and pass gradients on unchanged.
 
     Args:
-      per: the blocks: "tree", "tensor", "unit" or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-      mask: which leaves are measured: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. None for all.
+      per: the blocks whose norms are recorded: "tree" (the whole pytree), "tensor", "unit" (an output unit) or a
+        Measure.
+      norm: norm of a block: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
+      mask: which leaves are measured: a pytree of booleans that is a prefix of the parameters, or a function that takes
+        the parameters or gradients and returns one. None for all.
 
     Returns:
-      A GradientTransformation with a `ClipState` whose limits are infinite: `norms` are
-      those of the last step, `nonfinite` counts the steps with a norm that was not finite.
+      A GradientTransformation with a `ClipState` whose limits are infinite. Its `norms` are those of the last step, and
+      `nonfinite` counts the steps with a norm that was not finite.
 
     Raises:
       TypeError: if `per` is neither a string nor a Measure.
-      ValueError: if a name is unknown, or `per` is "element", whose norms are not kept.
+      ValueError: if a string is not one of those listed, or `per` is "element", whose norms are not kept.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,12 +40,12 @@ def record(*, per: str | Measure = "tree", norm: str = "l2", mask: Any = None) -
       >>> print(state.norms)
       [5. 1.]
     """
-    watch = clip(resolve_blocks(per, norm), constant(jnp.inf)._replace(name="record"), mask=mask)
+    watch = clip_by_limit(resolve_blocks(per, norm), limits.constant(jnp.inf)._replace(name="record"), mask=mask)
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, ClipState]:
-        # The clipped gradients are not used, so that XLA computes nothing but the norms.
+        # The clipped gradients are not used, so XLA computes the norms only.
         return updates, watch.update(updates, state, params, **extra)[1]
 
     return optax.GradientTransformationExtraArgs(watch.init, update)

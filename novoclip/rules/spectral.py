@@ -1,38 +1,40 @@
-"""Clipping of singular values."""
+"""Spectral clipping: clip the singular values of matrices."""
+
+from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable
-from novoclip.clipping import clip
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
 from novoclip.leaves import named_leaves, with_numbers
-from novoclip.limits import constant
 from novoclip.measure import Measure
 from novoclip.mesh import leaf_axes
 from novoclip.ranges import accumulation_dtype, common_dtype
 from novoclip.singular import rebuild, values_of
 from novoclip.stacks import Stacked, resolve_stacked
+from novoclip.typing import Mask, Nonfinite, ScalarOrSchedule, Shape
 
 
 def singular_values(stacked: Stacked = 0) -> Measure:
-    """Measure one block for each singular value of each matrix.
+    """Measure the singular values of each matrix, each as a block of its own.
 
-    A leaf's last axis are the columns, the axes before it, together, the rows: a convolution is the
-    matrix of its fan-in by its outputs, a vector one column, whose singular value is its norm.
+    The last axis of a leaf counts columns; the axes before it, flattened, count rows. A convolution is the matrix of
+    its fan-in by its outputs. A vector is one column, whose singular value is its norm.
 
     Args:
-      stacked: how many leading axes count matrices instead: an integer, a function
-        `stacked(path, leaf)`, or a tree of integers like the parameters or a part of their outer structure.
+      stacked: the number of leading axes of each leaf that count matrices, such as stacked layers: an integer, a
+        function `stacked(path, leaf)`, or a pytree of integers that is a prefix of the parameters.
 
     Returns:
-      A Measure whose norms are one vector, leaf after leaf, each matrix's in descending order.
+      A Measure whose norms are one vector, leaf after leaf, with the singular values of each matrix in descending
+      order.
 
     Raises:
-      TypeError: if `stacked` says something that is no integer.
+      TypeError: if `stacked` gives something that is not an integer.
       ValueError: in use, if a leaf has fewer axes.
 
     Example:
@@ -44,7 +46,10 @@ def singular_values(stacked: Stacked = 0) -> Measure:
 
     def matrices(name: str, leaf: jax.Array) -> jax.Array:
         if leaf_axes(name, leaf):
-            msg = f"singular values need whole matrices; {name!r} is split over the mesh axes {leaf_axes(name, leaf)}"
+            msg = (
+                f"singular values need whole matrices; {name!r} is split over the mesh axes {leaf_axes(name, leaf)}: "
+                "replicate it, or exclude it by mask="
+            )
             raise ValueError(msg)
         leading = layers.at(name, leaf)
         rest = leaf.shape[leading:]
@@ -81,46 +86,49 @@ def _values(stack: jax.Array) -> jax.Array:
 def _with_values(stack: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     if not stack.size:
         return stack
-    # What is nothing but rounding beside the largest has no direction, and must not be made larger.
+    # A singular value that is only rounding error has no direction, and must not be increased.
     noise = old <= max(stack.shape[1:]) * jnp.finfo(old.dtype).eps * jnp.max(old, axis=1, keepdims=True)
     new = jnp.where(noise, jnp.minimum(old, new), new)
     rebuilt = rebuild(stack, old, new)
     finite = jnp.all(jnp.isfinite(old), axis=1, keepdims=True)
-    lost = ~finite & jnp.any(new != 0, axis=1, keepdims=True)  # let through as it came
+    lost = ~finite & jnp.any(new != 0, axis=1, keepdims=True)  # passed on unchanged
     same = (jnp.all(old == new, axis=1, keepdims=True) | lost)[:, :, None]
     return jnp.where(same, stack, rebuilt.astype(stack.dtype))
 
 
 def clip_by_spectral_norm(
-    max_norm: Schedulable,
+    max_norm: ScalarOrSchedule,
     *,
     stacked: Stacked = 0,
-    shape: str = "hard",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip the singular values of each matrix (spectral clipping; SPECTRA).
+    """Clip the singular values of each matrix to at most max_norm (spectral clipping, SPECTRA).
 
-    X = U diag(s) V^T becomes U diag(min(s, c)) V^T, or with shape="algebraic"
-    U diag(s / sqrt(1 + s^2 / c^2)) V^T = (I + X X^T / c^2)^(-1/2) X, SPECTRA's soft clip. A
-    vector is a matrix of one column: it is clipped by its norm.
+    X = U diag(s) V^T becomes U diag(min(s, c)) V^T. With shape="algebraic" it becomes
+    U diag(s / sqrt(1 + s^2 / c^2)) V^T = (I + X X^T / c^2)^(-1/2) X, the soft clipping of SPECTRA. A vector is a matrix
+    of one column, and clipped by its norm.
 
     Args:
-      max_norm: c, at least 0: a float, an array or a schedule. For SPECTRA, which clips updates, 1 to 10.
-      stacked: how many leading axes of a leaf count matrices: an integer, a function
-        `stacked(path, leaf)`, or a tree of integers. The last axis are the columns, those between the rows.
-      shape: "hard", "algebraic", "tanh", "arctan", "smooth", "normalize" (all singular values
-        become c) or "drop".
+      max_norm: c, at least 0, in the gradients' units: a float, an array or a schedule. SPECTRA, which clips updates,
+        uses 1 to 10.
+      stacked: the number of leading axes of each leaf that count matrices, such as stacked layers: an integer, a
+        function `stacked(path, leaf)`, or a pytree of integers that is a prefix of the parameters. Of the other axes,
+        the last counts columns, and those before it count rows.
+      shape: how singular values are clipped: "hard" (to at most c), "tanh", "arctan", "algebraic", "smooth" (all
+        singular values, smoothly to below c), "normalize" (all to c) or "drop" (to 0 beyond c).
       nonfinite: "zero" sets a matrix that is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `norms` are the singular values.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `max_norm` is negative or NaN, or a name is unknown.
+      ValueError: if `max_norm` is negative or NaN, or a string is not one of those listed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,9 +142,11 @@ def clip_by_spectral_norm(
       Jiang, Semenov, Stich, `Enhancing LLM training via spectral clipping
       <https://arxiv.org/abs/2603.14315>`_, 2026.
 
-    The authors' code takes ten Newton-Schulz steps instead of singular values, which is wrong by up to
-    a half where a matrix's norm is 100 c, and leaves vectors up to c as they are, then jumps to
-    c / sqrt(2). Singular values cost more: this is for matrices up to some thousands. Its derivative is that of
-    `jnp.linalg.svd`, which is not finite where two singular values are equal.
+    The authors' code uses ten Newton-Schulz steps instead of singular values. Its result is wrong by up to a half where
+    the norm of a matrix is 100 c. It also leaves vectors with norms up to c unchanged, and jumps to c / sqrt(2) above
+    c. Singular values cost more: use this rule for matrices of up to some thousands of rows or columns. Its derivative
+    is that of `jnp.linalg.svd`, which is not finite where two singular values are equal.
     """
-    return clip(singular_values(stacked), constant(max_norm, name="max_norm"), shape, nonfinite=nonfinite, mask=mask)
+    return clip_by_limit(
+        singular_values(stacked), limits.constant(max_norm, name="max_norm"), shape, nonfinite=nonfinite, mask=mask
+    )

@@ -1,4 +1,6 @@
-"""The two rules of Stable-SPAM: spikes scaled down within a tensor, and norms made even over time."""
+"""The two rules of Stable-SPAM: AdaClip scales spikes within a tensor down, AdaGN normalizes norms over time."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -6,22 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number, rate_at, value_at
-from novoclip.clipping import clip
+from novoclip.arguments import check_number, rate_at, value_at
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
-from novoclip.limits import Limit, make_limit, select_blocks
+from novoclip.limit import Limit, make_limit, select_blocks
 from novoclip.measure import Measure
 from novoclip.ranges import no_limit
 from novoclip.safe_math import hypotenuse, ratio, square_root
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule
 
 
 class AverageState(NamedTuple):
     """A running mean, corrected for its bias.
 
     Attributes:
-      mean: `(*blocks)`, the mean.
-      weight: `(*blocks)`, 1 - decay^t.
+      mean: `(*blocks)`, the corrected mean.
+      weight: `(*blocks)`, 1 - decay^t, the divisor of the correction.
     """
 
     mean: jax.Array
@@ -29,11 +32,11 @@ class AverageState(NamedTuple):
 
 
 class RootRatioState(NamedTuple):
-    """What AdaGN remembers.
+    """State of `adagn`.
 
     Attributes:
-      first: the mean of the norms.
-      second: the root of the mean of their squares, which themselves may overflow.
+      first: running mean of the norms.
+      second: square root of the running mean of their squares. The squares themselves may overflow.
     """
 
     first: AverageState
@@ -45,12 +48,12 @@ def _empty(norms: Any) -> AverageState:
 
 
 def _rate(state: AverageState, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the weight after this step, and the share of the present norm in the corrected mean."""
+    """Return the weight after this step, and the fraction of the current norm in the corrected mean."""
     weight = state.weight + rate * (1 - state.weight)
     return weight, jnp.where(weight > 0, ratio(rate, jnp.where(weight > 0, weight, 1)), 0)
 
 
-def _average_of_maxima(decay: Schedulable) -> Limit:
+def _average_of_maxima(decay: ScalarOrSchedule) -> Limit:
     check_number("decay", decay, high=1.0)
 
     def update(
@@ -65,7 +68,7 @@ def _average_of_maxima(decay: Schedulable) -> Limit:
     return make_limit(_empty, update, name="adaclip")
 
 
-def _spikes(per: str | Measure) -> Measure:
+def _spikes(per: Granularity) -> Measure:
     blocks = resolve_fixed(per, "max")
 
     def rescale(tree: optax.Updates, old: Any, new: Any) -> optax.Updates:
@@ -81,28 +84,29 @@ def _spikes(per: str | Measure) -> Measure:
 
 
 def adaclip(
-    decay: Schedulable = 0.999, *, per: str | Measure = "tensor", nonfinite: str = "zero", mask: Any = None
+    decay: ScalarOrSchedule = 0.999, *, per: Granularity = "tensor", nonfinite: Nonfinite = "zero", mask: Mask = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale down the numbers of a tensor that are beyond the average of its maxima (AdaClip of Stable-SPAM).
+    """Scale down elements that exceed the running mean of their tensor's maxima (AdaClip of Stable-SPAM).
 
-    With n_t = max |g| of a tensor and c_t the running mean of n_1 ... n_t, corrected for its bias,
-    numbers beyond c_t become g c_t / n_t; the others stay. Tensors of zeros are passed over.
+    With n_t = max |g| of a tensor and c_t the bias-corrected running mean of n_1, ..., n_t, elements beyond c_t become
+    g c_t / n_t. The others do not change. Tensors of zeros are ignored.
 
     Args:
-      decay: of the mean, in [0, 1]: a float, an array or a schedule.
-      per: the blocks: "tensor", as published, "tree", "unit", or a Measure, such as
-        `novoclip.tensors(stacked=1)`, of which only the blocks count.
-      nonfinite: "zero" sets a tensor that is not finite to zero; "propagate" passes it on.
-        Neither enters the mean.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      decay: decay rate of the running mean, in [0, 1]: a float, an array or a schedule.
+      per: the block, of which the maximum is taken: "tensor", as published, "tree" (the whole pytree), "unit" (an
+        output unit), or a Measure made by `tensors`, `units` or `groups`, such as `novoclip.tensors(stacked=1)`, whose
+        norm is ignored.
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `limit_state` is an `AverageState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `decay` is out of its range, a name is unknown, or `per` is "element".
+      ValueError: if `decay` is out of its range, a string is not one of those listed, or `per` is "element".
 
     Example:
       >>> import jax.numpy as jnp
@@ -117,14 +121,14 @@ def adaclip(
       Huang et al., `Stable-SPAM: how to train in 4-bit more stably than 16-bit Adam
       <https://arxiv.org/abs/2502.17055>`_, 2025.
 
-    The mean takes in a spike before it is used: early in a run a spike passes almost whole. The
-    authors' code corrects the bias with a step counter that their momentum reset sets back, which
-    switches the rule off for hundreds of steps; the counter here is its own.
+    A spike enters the mean before it is scaled: early in a run, it passes almost unchanged. The authors' code corrects
+    the bias with a step counter that their momentum reset sets back, which disables the rule for hundreds of steps.
+    Here the counter is never set back.
     """
-    return clip(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite, mask=mask)
+    return clip_by_limit(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite, mask=mask)
 
 
-def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit:
+def _mean_over_root(b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSchedule) -> Limit:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
     check_number("eps", eps)
@@ -145,41 +149,45 @@ def _mean_over_root(b1: Schedulable, b2: Schedulable, eps: Schedulable) -> Limit
 
 
 def adagn(
-    b1: Schedulable = 0.7,
-    b2: Schedulable = 0.9,
+    b1: ScalarOrSchedule = 0.7,
+    b2: ScalarOrSchedule = 0.9,
     *,
-    eps: Schedulable = 1e-8,
-    per: str | Measure = "tensor",
-    norm: str = "l2",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    eps: ScalarOrSchedule = 1e-8,
+    per: Granularity = "tensor",
+    norm: Norm = "l2",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replace each tensor's norm by its running mean over its running root mean square (AdaGN, GradientStabilizer).
+    """Scale each tensor's norm to its running mean over its running root mean square (AdaGN, GradientStabilizer).
 
-    u_t = (g_t / n_t) a_t / (sqrt(b_t) + eps), with a and b the running means of n and n^2,
-    corrected for their biases. The new norm is a number near 1 without units: the optimizer behind has
-    to be one that no scale changes, such as Adam, or its learning rate chosen anew. A spike, however
-    large, gets a norm of at most (1 - b1) / sqrt(1 - b2), 0.95 with these numbers, but a then forgets it sooner
-    than b: after one of 1000 times the next hundred steps are short, down to 0.01. `adaclip` in front
-    prevents that. Norms of 0 are passed over.
+    u_t = (g_t / n_t) a_t / (sqrt(b_t) + eps), with a and b the bias-corrected running means of n and n^2. Norms of 0
+    are ignored.
+
+    The new norm is near 1 and has no unit. The optimizer after it has to be invariant to the scale of gradients, such
+    as Adam, or needs a new learning rate.
+
+    A spike of any size gets a norm of at most (1 - b1) / sqrt(1 - b2), 0.95 with the defaults. Afterwards, a forgets
+    the spike sooner than b: after a spike of 1000 times the usual norm, the next hundred steps are short, down to 0.01.
+    To prevent that, place `adaclip` before it.
 
     Args:
-      b1: decay of a, in [0, 1]: a float, an array or a schedule.
-      b2: decay of b, likewise.
-      eps: at least 0, in the gradients' units, likewise.
-      per: the blocks: "tensor", as published, "tree", "unit" or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it
-        on. Neither enters the means.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      b1: decay rate of a, in [0, 1]: a float, an array or a schedule.
+      b2: decay rate of b, in [0, 1]: a float, an array or a schedule.
+      eps: added to sqrt(b), at least 0, in the gradients' units: a float, an array or a schedule.
+      per: the block, which is the unit that is scaled together: "tensor", as published, "tree" (the whole pytree),
+        "unit" (an output unit) or a Measure.
+      norm: norm of a block: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState` whose `limit_state` is a `RootRatioState`.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is out of its range, a name is unknown, or `per` is "element".
+      ValueError: if an argument is out of its range, a string is not one of those listed, or `per` is "element".
 
     Example:
       >>> import jax.numpy as jnp
@@ -197,6 +205,8 @@ def adagn(
       Huang et al., `Stable-SPAM: how to train in 4-bit more stably than 16-bit Adam
       <https://arxiv.org/abs/2502.17055>`_, 2025.
 
-    In Stable-SPAM it follows `adaclip` and precedes Adam.
+    In Stable-SPAM, it comes after `adaclip` and before Adam.
     """
-    return clip(resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite, mask=mask)
+    return clip_by_limit(
+        resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite, mask=mask
+    )

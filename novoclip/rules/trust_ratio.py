@@ -1,113 +1,66 @@
-"""Limits that trust a step as far as the parameters are large: LARS, LARC, LAMB, LUC."""
+"""Clip updates in proportion to the norm of the weights: LARS, LARC, LAMB, LUC."""
 
-from typing import Any
+from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import Schedulable, check_number, value_at
-from novoclip.clipping import clip
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.limits import Limit, make_limit
-from novoclip.measure import Measure
-from novoclip.ranges import no_limit
-from novoclip.safe_math import wide_ratio
-
-
-def trust_ratio(
-    coefficient: Schedulable = 1e-3,
-    *,
-    learning_rate: Schedulable | None = None,
-    min_norm: Schedulable = 0.0,
-    max_norm: Schedulable = jnp.inf,
-) -> Limit:
-    """Limit each block to coefficient phi(||w||) / learning_rate, with no limit where either of the two is 0.
-
-    phi(z) = min(max(z, min_norm), max_norm).
-
-    Args:
-      coefficient: at least 0: a float, an array or a schedule.
-      learning_rate: at least 0, likewise; None for 1. Where it is 0, there is no limit.
-      min_norm: at least 0, likewise.
-      max_norm: at least 0, likewise.
-
-    Returns:
-      A Limit without state, which needs the parameters.
-
-    Raises:
-      TypeError: if an argument has the wrong type.
-      ValueError: if a number is negative or NaN.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> limit = trust_ratio(0.5, learning_rate=0.1)
-      >>> limits, _ = limit.update(jnp.ones(2), (), jnp.array([4.0, 0.0]), step=jnp.int32(0))
-      >>> print(limits)
-      [20. inf]
-    """
-    for name, number in (("coefficient", coefficient), ("min_norm", min_norm), ("max_norm", max_norm)):
-        check_number(name, number)
-    if learning_rate is not None:
-        check_number("learning_rate", learning_rate)
-
-    def update(norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any) -> tuple[Any, Any]:
-        del extra
-        low, high = value_at(min_norm, step, norms, "min_norm"), value_at(max_norm, step, norms, "max_norm")
-        sizes = jnp.minimum(jnp.maximum(param_norms.astype(norms.dtype), low), high)
-        rate = 1.0 if learning_rate is None else learning_rate
-        by = value_at(rate, step, norms, "learning_rate")
-        usable = (sizes > 0) & (by > 0)
-        limits = wide_ratio(value_at(coefficient, step, norms, "coefficient") * sizes, jnp.where(by > 0, by, 1))
-        return jnp.where(usable, limits, no_limit(norms.dtype)), state
-
-    return make_limit(lambda _: (), update, needs_params=True, name="trust_ratio")
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule, Shape
 
 
 def clip_by_trust_ratio(
-    coefficient: Schedulable = 1e-3,
+    coefficient: ScalarOrSchedule = 1e-3,
     *,
-    learning_rate: Schedulable | None = None,
-    min_norm: Schedulable = 0.0,
-    max_norm: Schedulable = jnp.inf,
-    per: str | Measure = "tensor",
-    norm: str = "l2",
-    shape: str = "hard",
-    nonfinite: str = "zero",
-    mask: Any = None,
+    learning_rate: ScalarOrSchedule | None = None,
+    min_norm: ScalarOrSchedule = 0.0,
+    max_norm: ScalarOrSchedule = jnp.inf,
+    per: Granularity = "tensor",
+    norm: Norm = "l2",
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip each tensor's step, or set its length, in proportion to the norm of its weights (LARS, LARC, LAMB, LUC).
+    """Clip or normalize each tensor's step in proportion to the norm of its weights (LARS, LARC, LAMB, LUC).
 
-    u = g min(1, c / ||g||) with c = coefficient phi(||w||) / learning_rate, or g c / ||g|| with
-    shape="normalize"; g where phi(||w||), the learning rate or g is 0. Which published rule that is depends on g:
+    u = g min(1, c / ||g||) with c = coefficient phi(||w||) / learning_rate. With shape="normalize", u = g c / ||g||.
+    Where phi(||w||), the learning rate or g is 0, u = g. The published rules differ in g and in the arguments:
 
     | rule | g | arguments |
     |---|---|---|
     | LARS | gradient + weight decay, before learning rate and momentum | `shape="normalize"` |
-    | LARC | gradient, before a descent with this learning rate | `learning_rate=lr` |
+    | LARC | gradient, before SGD with this learning rate | `learning_rate=lr` |
     | LAMB | Adam's direction + weight decay | `coefficient=1.0, shape="normalize"`, perhaps `max_norm=10.0` |
-    | LAMB, never longer | the same | `coefficient=1.0` |
-    | LUC of NovoGrad | the moment, before a descent with this learning rate | `learning_rate=lr` |
+    | LAMB without larger steps | Adam's direction + weight decay | `coefficient=1.0` |
+    | LUC of NovoGrad | first moment, before SGD with this learning rate | `learning_rate=lr` |
 
     Args:
-      coefficient: at least 0: a float, an array or a schedule.
-      learning_rate: that of the descent behind, at least 0, likewise; None for 1.
-      min_norm: of phi(z) = min(max(z, min_norm), max_norm), at least 0, likewise.
-      max_norm: likewise.
-      per: the blocks: "tensor", as published, "tree", "unit", "element" or a Measure.
-      norm: "l1", "l2", "max" or "rms".
-      shape: "hard", "normalize", "tanh", "arctan", "algebraic", "smooth" or "drop".
-      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      coefficient: the trust coefficient, at least 0: a float, an array or a schedule.
+      learning_rate: learning rate of the optimizer after it, at least 0: a float, an array or a schedule. None for 1.
+      min_norm: lower bound in phi(z) = min(max(z, min_norm), max_norm), at least 0, in the weights' units: a float, an
+        array or a schedule.
+      max_norm: upper bound in phi, at least 0, in the weights' units: a float, an array or a schedule. Infinite by
+        default.
+      per: the block, which is the unit that is clipped together: "tensor", as published, "tree" (the whole pytree),
+        "unit" (an output unit), "element" or a Measure.
+      norm: norm of a block and of its weights: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
+      shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
+        block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its
+        limit).
+      nonfinite: "zero" sets a block whose norm is not finite to zero; "propagate" passes it on unchanged.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; its `update` needs the parameters.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if a number is negative or NaN, or a name is unknown. In `update`: if the
-        parameters are absent.
+      ValueError: if a number is negative or NaN, or a string is not one of those listed. In `update`: if the parameters
+        are absent.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,9 +74,9 @@ def clip_by_trust_ratio(
       <https://arxiv.org/abs/1708.03888>`_, 2017 (LARS). You et al., `Large batch optimization for
       deep learning: training BERT in 76 minutes <https://arxiv.org/abs/1904.00962>`_, 2019 (LAMB).
 
-    The LARS paper divides by ||gradient|| + decay ||w||; here, as in Optax, it is the norm of the
-    sum. NVIDIA's LARC keeps at least 1e-7 of a gradient, and where weights are 0 nothing else; its LUC
-    then moves nothing. Here weights of 0 are free.
+    The LARS paper divides by ||gradient|| + decay ||w||. Here, as in Optax, the divisor is the norm of the sum.
+    NVIDIA's LARC scales gradients by at least 1e-7, and by just that where weights are 0; its LUC sets updates to 0
+    there. Here updates of weights of 0 are not clipped.
     """
-    limit = trust_ratio(coefficient, learning_rate=learning_rate, min_norm=min_norm, max_norm=max_norm)
-    return clip(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)
+    limit = limits.trust_ratio(coefficient, learning_rate=learning_rate, min_norm=min_norm, max_norm=max_norm)
+    return clip_by_limit(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

@@ -1,39 +1,46 @@
-"""Clipping of each number."""
+"""Clip each element of the gradient."""
 
-from typing import Any
+from __future__ import annotations
 
 import optax
 
-from novoclip.arguments import Schedulable
-from novoclip.clipping import clip
+from novoclip import limits
+from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.limits import constant
+from novoclip.typing import Mask, Nonfinite, ScalarOrSchedule, Shape
 
 
 def clip_by_value(
-    max_delta: Schedulable, *, shape: str = "hard", nonfinite: str = "zero", count: bool = False, mask: Any = None
+    max_delta: ScalarOrSchedule,
+    *,
+    shape: Shape = "hard",
+    nonfinite: Nonfinite = "zero",
+    count: bool = False,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip each number to [-max_delta, max_delta].
+    """Clip each element of the gradient to [-max_delta, max_delta].
 
-    u = sign(g) min(|g|, c). Complex numbers are clipped by modulus; their phase stays.
-    The direction of the gradient changes. An infinity is clipped like any large
-    number; a complex number whose modulus is not finite becomes 0.
+    u = sign(g) min(|g|, c). Complex elements are clipped by modulus; their phase does not change. The direction of the
+    gradient may change. An infinity is clipped like any large element. A complex element whose modulus is not finite
+    becomes 0.
 
     Args:
       max_delta: c, at least 0, in the gradients' units: a float, an array or a schedule.
-      shape: "hard", "tanh", "arctan", "algebraic", "normalize" (sign(g) c) or "drop".
+      shape: how elements are clipped: "hard" (to at most c), "tanh", "arctan", "algebraic", "smooth" (all elements,
+        smoothly to below c), "normalize" (sign(g) c) or "drop" (to 0 beyond c).
       nonfinite: "zero" sets NaN to 0; "propagate" passes it on.
-      count: whether to keep `fraction`, `clipped` and `nonfinite` in the state, which
-        takes one more pass over the gradients.
-      mask: which leaves take part: a pytree of booleans that is a prefix of the parameters, or a function that
-        returns one. The others pass unchanged and count for no norm. None for all.
+      count: whether to keep the statistics `fraction`, `clipped` and `nonfinite` in the state, which takes one more
+        pass over the gradients.
+      mask: which leaves the rule applies to: a pytree of booleans that is a prefix of the parameters, or a function
+        that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
+        None for all.
 
     Returns:
       A GradientTransformation with a `ClipState`; updates keep the gradients' dtypes.
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `max_delta` is negative or NaN, or a name is unknown.
+      ValueError: if `max_delta` is negative or NaN, or a string is not one of those listed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,7 +53,10 @@ def clip_by_value(
       Pascanu, Mikolov, Bengio, `On the difficulty of training recurrent neural networks
       <https://arxiv.org/abs/1211.5063>`_, 2012, which traces it to Mikolov's thesis.
 
-    Differs from `optax.clip` in NaN (kept there) and in complex numbers.
+    `optax.clip` differs in that it keeps NaN, and in how it clips complex elements.
     """
-    limit = constant(max_delta, name="max_delta")
-    return clip(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count, mask=mask)
+    limit = limits.constant(max_delta, name="max_delta")
+    return clip_by_limit(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count, mask=mask)
+
+
+clip = clip_by_value  # its name in Optax

@@ -1,4 +1,4 @@
-"""The contract that every novoclip transform keeps, as checks to run on your own.
+"""The contract that every novoclip transform keeps, as checks to run on your own transforms.
 
     from novoclip.testing import Subject, check_contract
 
@@ -8,9 +8,9 @@
     def test_my_rule():
         check_contract(Subject(my_rule(1.0), per="tensor"))
 
-The first takes any `optax.GradientTransformation`; the second also checks what a rule made by `novoclip.clip`
-promises. All checks that apply are run; the AssertionError lists every one that failed, with what was expected and
-what came, those that passed, and those that do not apply, with the reason.
+The first takes any `optax.GradientTransformation`. The second also checks what a rule made by `novoclip.clip_by_limit`
+promises. All checks that apply are run. The AssertionError lists the checks that failed, with the expected and the
+actual result, those that passed, and those that do not apply, with the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ SHAPES = (*SHAPES_WITHIN, "tanh", "arctan", "algebraic", "smooth", "normalize")
 
 
 class Check(NamedTuple):
-    """One point of the contract, and the subjects that it applies to."""
+    """One check of the contract, and the subjects that it applies to."""
 
     run: Callable[[Subject], None]
     kinds: tuple[str, ...] = ANY
@@ -57,17 +57,17 @@ class Check(NamedTuple):
         return ""
 
     def applies(self, subject: Subject) -> bool:
-        """Whether the subject's kind and shape promise what is checked."""
+        """Whether the check applies to the subject's kind and shape."""
         return not self.reason_to_skip(subject)
 
 
 class Report(NamedTuple):
-    """What the checks found.
+    """The results of the checks.
 
     Attributes:
       passed: the names of the checks that passed.
       skipped: for each check that does not apply, the reason.
-      failed: for each check that failed, what was expected and what came.
+      failed: for each check that failed, the expected and the actual result.
     """
 
     passed: tuple[str, ...]
@@ -120,14 +120,15 @@ def check_contract(subject: Subject | optax.GradientTransformation) -> Report:
     """Run every check that applies to the subject.
 
     Args:
-      subject: a transform and what it promises; a transform alone promises what any does.
+      subject: a Subject, which is a transform and what it promises; or a transform, which is checked for what every
+        transform promises.
 
     Returns:
-      A Report: which checks passed, and which do not apply, with the reasons.
+      A Report of the checks that passed, and of those that do not apply, with the reasons.
 
     Raises:
       TypeError: if `subject` is neither.
-      AssertionError: with the whole Report, if any check failed.
+      AssertionError: with the Report, if any check failed.
 
     Example:
       >>> import novoclip
@@ -149,7 +150,7 @@ def check_contract(subject: Subject | optax.GradientTransformation) -> Report:
 
 
 def run_checks(subject: Subject, checks: Sequence[Check] = CHECKS) -> Report:
-    """Return what these checks find, without raising for what they find.
+    """Return the Report of these checks, without raising if a check fails.
 
     Raises:
       ValueError: if the subject's kind, shape, granularity or norm is unknown.

@@ -1,4 +1,4 @@
-"""Checks of derivatives, which share one program."""
+"""Checks of derivatives, which share one compiled program."""
 
 from collections.abc import Callable
 import functools
@@ -21,7 +21,7 @@ def derivatives_are_finite(subject: Subject) -> None:
 
 
 def derivatives_are_those_of_differences(subject: Subject) -> None:
-    """The derivative of the update along a direction is what central differences give, backwards too."""
+    """The derivative of the update along a direction equals central differences, in forward and reverse mode."""
     dtype = main_dtype()
     step, tolerance = (1e-5, 1e-6) if dtype == jnp.float64 else (3e-3, 2e-2)
     params, run = random_tree(dtype=dtype), subject.jitted
@@ -48,7 +48,7 @@ def derivatives_are_those_of_differences(subject: Subject) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _derivatives(subject: Subject) -> Callable[..., tuple[Any, Any]]:
-    """Return the function that gives the derivative along a direction, and the gradient of the weighted sum."""
+    """Return the function that returns the derivative along a direction, and the gradient of the weighted sum."""
 
     def derivatives(at: Any, along: Any, weights: Any, state: Any, params: Any) -> tuple[Any, Any]:
         def updates_of(gradients: Any) -> Any:

@@ -17,7 +17,7 @@ from novoclip.testing.subject import (
 
 
 def a_first_gradient_of_zeros_gives_zeros(subject: Subject) -> None:
-    """Zeros give zeros, in parameters without decay, and nothing that is not finite comes after."""
+    """Zeros give zeros if the parameters are zeros, and all later updates are finite."""
     run = subject.jitted
     for dtype in computed_dtypes():
         zeros = filled(random_tree(dtype=dtype), 0.0)
@@ -30,7 +30,7 @@ def a_first_gradient_of_zeros_gives_zeros(subject: Subject) -> None:
 
 
 def a_step_that_is_not_finite_is_skipped(subject: Subject) -> None:
-    """After NaN or inf in one number, updates are zero and nothing but the counters has moved."""
+    """After NaN or inf in one element, updates are zero and only the counters have changed."""
     run = subject.jitted
     for dtype in computed_dtypes():
         params = random_tree(dtype=dtype)
@@ -42,14 +42,14 @@ def a_step_that_is_not_finite_is_skipped(subject: Subject) -> None:
             updates, after = run.update(broken, state, params)
             assert is_zero(updates), f"{bad} became {updates}"
             jax.tree.map(np.testing.assert_array_equal, (after.moments, after.clip), (state.moments, state.clip))
-            assert int(after.steps) == int(state.steps) + 1, "steps stood still"
-            assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
+            assert int(after.steps) == int(state.steps) + 1, "steps did not increase"
+            assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite did not increase"
             updates, _ = run.update(random_tree(2, dtype), after, params)
             jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
 def low_precision_follows_float32(subject: Subject) -> None:
-    """In 16 bits every update is the float32 one, rounded once: no moment or hyper-parameter is."""
+    """In 16 bits every update is the float32 one, rounded once; moments and hyper-parameters are not rounded."""
     run = subject.jitted
     for dtype in (jnp.float16, jnp.bfloat16):
         params = random_tree(dtype=dtype)
@@ -60,7 +60,7 @@ def low_precision_follows_float32(subject: Subject) -> None:
             updates, state = run.update(gradients, state, params)
             expected, wide_state = run.update(of_dtype(gradients, jnp.float32), wide_state, wide_params)
             for found, leaf in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
-                # One rounding; a rule in front rounds to 16 bits too.
+                # One rounding; a clipping rule before the optimizer rounds to 16 bits too.
                 near = float(jnp.finfo(dtype).eps) * np.abs(np.asarray(leaf))
                 near = near if state.clip == () else 4 * near + np.max(near, initial=0)
                 tiny = float(jnp.finfo(dtype).tiny)

@@ -1,4 +1,4 @@
-"""Checks of the interface: what goes in and out of init and update."""
+"""Checks of the interface: the arguments and results of init and update."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def extra_arguments_are_accepted(subject: Subject) -> None:
     without, extended = program(sent=False), program(sent=True)
     alike = str(without) == str(extended) and len(without.consts) == len(extended.consts)
     if not alike or not all(map(np.array_equal, without.consts, extended.consts)):
-        # Two programs, which may still give the same numbers.
+        # The programs differ, but their results may be equal.
         run = subject.jitted
         state = run.init(params)
         _assert_equal(run.update(gradients, state, params), run.update(gradients, state, params, **extra))
@@ -38,7 +38,7 @@ def state_is_a_named_tuple_that_optax_can_search(subject: Subject) -> None:
     state = jax.eval_shape(chain.init, random_tree())
     for field, value in jax.eval_shape(subject.init, random_tree())._asdict().items():
         places = optax.tree.get_all_with_path(state, field)
-        # The states of what stands in an optimizer's `clip=`, or in a wrapper, have fields of the same names.
+        # The states of an optimizer's `clip=`, and of what a wrapper takes, have fields of the same names.
         nested = ("clip", "inner")
         found = [leaf for path, leaf in places if all(getattr(key, "name", None) not in nested for key in path[:-1])]
         assert len(found) == 1, f"{field!r} was found {len(found)} times"
@@ -57,7 +57,7 @@ def state_never_changes_its_type(subject: Subject) -> None:
 
 
 def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
-    """Init works under eval_shape, on NumPy arrays and, ours, on ShapeDtypeStructs, with one result."""
+    """Init returns the same under eval_shape, for NumPy arrays and, in novoclip, for ShapeDtypeStructs."""
     params = random_tree()
     state = subject.init(params)
     abstract = jax.eval_shape(subject.init, params)
@@ -70,11 +70,11 @@ def init_takes_abstract_and_numpy_parameters(subject: Subject) -> None:
 
 
 def missing_and_empty_leaves_pass(subject: Subject) -> None:
-    """None, MaskedNode, empty trees and empty leaves come back as they were, and, of ours, change nothing in others."""
+    """None, MaskedNode, empty pytrees and empty leaves pass unchanged and, in novoclip, do not change other leaves."""
     nothing = jax.device_put(np.zeros((0, 3), np.float32))
     extras = {"none": None, "masked": optax.MaskedNode(), "empty": {}, "nothing": nothing}
     of_integers = _of_integers() if subject.kind != "any" else ({}, {})
-    updates = _beside(subject, *(extras | more for more in of_integers))
+    updates = _together(subject, *(extras | more for more in of_integers))
     assert _structure(updates) == _structure(random_tree() | extras | of_integers[1]), "the structure changed"
     for tree in ({}, (), {"nothing": nothing}):
         updates, _ = jax.eval_shape(lambda tree: subject.update(tree, subject.init(tree), tree), tree)
@@ -82,7 +82,7 @@ def missing_and_empty_leaves_pass(subject: Subject) -> None:
 
 
 def float0_leaves_pass(subject: Subject) -> None:
-    """The float0 gradient of an integer parameter comes back as it was."""
+    """The float0 gradient of an integer parameter passes unchanged."""
     params, gradients = (random_tree(seed) | more for seed, more in enumerate(_of_integers()))
     updates, _ = jax.eval_shape(lambda: subject.update(gradients, subject.init(params), params))
     assert updates["steps"].dtype == jax.dtypes.float0, "float0 was lost"
@@ -93,8 +93,8 @@ def _of_integers() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"steps": jax.device_put(np.zeros(2, np.int32))}, {"steps": np.zeros(2, jax.dtypes.float0)}
 
 
-def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
-    """Return the updates of these leaves beside others, whose own are as they are alone."""
+def _together(subject: Subject, params: Any, gradients: Any) -> Any:
+    """Return the updates of these leaves together with others, and check that the others' are as without them."""
     run = subject.jitted
     alone, _ = run.update(random_tree(1), run.init(random_tree()), random_tree())
     params = random_tree() | params
@@ -106,7 +106,7 @@ def _beside(subject: Subject, params: Any, gradients: Any) -> Any:
 
 
 def updates_keep_the_gradients_types(subject: Subject) -> None:
-    """Updates have the gradients' dtypes, shapes and structure, in mixed trees too."""
+    """Updates have the gradients' dtypes, shapes and structure, also in pytrees of mixed dtypes."""
     kinds = dtypes()
     mixed = {name: of_dtype(leaf, kinds[i % len(kinds)]) for i, (name, leaf) in enumerate(random_tree().items())}
     for gradients in (*(random_tree(1, dtype) for dtype in kinds), mixed):
@@ -119,7 +119,7 @@ def updates_keep_the_gradients_types(subject: Subject) -> None:
 
 
 def integer_gradients_raise(subject: Subject) -> None:
-    """A gradient of integers is an error that names the leaf."""
+    """A gradient of integers raises a TypeError that names the leaf."""
     params = random_tree()
     gradients = random_tree(1) | {"bias": np.zeros(3, np.int32)}
     message = ""
@@ -131,7 +131,7 @@ def integer_gradients_raise(subject: Subject) -> None:
 
 
 def metrics_are_found_in_a_chain(subject: Subject) -> None:
-    """`metrics` returns flat scalars, and tells two rules apart."""
+    """`metrics` returns flat scalars, under different names for two rules."""
     params, gradients = random_tree(), random_tree(1)
     alone = jax.eval_shape(lambda: metrics(subject.init(params)))
     assert alone, "no metrics"

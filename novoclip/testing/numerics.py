@@ -1,4 +1,4 @@
-"""Checks of numbers: norms, bounds, zeros and infinities."""
+"""Checks of values: norms, bounds, zeros and infinities."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from novoclip.testing.subject import (
     with_element,
 )
 
-# Sizes whose norms float32 (and bfloat16) can hold, and float16's own range.
+# Scales whose norms float32 and bfloat16 can represent, and those for float16 and float64.
 SCALES = (1.0, 1e30, 1e-30)
 HALF_SCALES = (1.0, 1e4, 1e-6)
 DOUBLE_SCALES = (1.0, 1e200, 1e-250)
@@ -54,13 +54,13 @@ def the_bound_is_honoured(subject: Subject) -> None:
             if subject.per != "element":
                 limits, shown = shown_limits(subject, state, before, gradients)
                 bound = np.where(shown, np.minimum(bound, limits), bound)
-            # Subnormal results are excepted: what is below the smallest normal number may round up.
+            # Except for subnormal results: below the smallest normal number they may round up.
             tiny = float(jnp.finfo(dtype).tiny) * 64
             assert np.all(after <= bound * slack + tiny), f"{dtype}: norms {after} exceed {bound}"
 
 
 def sudden_gradients_are_made_smaller(subject: Subject) -> None:
-    """Of a gradient ten thousand times larger than those before, what the limit and the shape say is let through."""
+    """A gradient ten thousand times larger than those before is reduced as the limit and the shape require."""
     run = subject.jitted
     for dtype in computed_dtypes():
         params = random_tree(dtype=dtype)
@@ -71,7 +71,7 @@ def sudden_gradients_are_made_smaller(subject: Subject) -> None:
         spike = random_tree(4, dtype, 1e4)
         updates, state = run.update(spike, state, params)
         before, after = (true_norms(tree, subject.per, subject.norm) for tree in (spike, updates))
-        # Where elements are blocks, some of the spike's happen to be near 0.
+        # Where elements are blocks, some elements of the spike are near 0.
         largest = np.max([true_norms(gradients, subject.per, subject.norm) for gradients in usual], axis=0)
         sudden = before > 1000 * largest
         assert np.any(sudden), f"{dtype}: no norm of {before} is far above {largest}"
@@ -85,10 +85,10 @@ def sudden_gradients_are_made_smaller(subject: Subject) -> None:
 
 
 def gradients_within_the_limit_are_untouched(subject: Subject) -> None:
-    """A gradient much smaller than the ones before comes back bit for bit."""
+    """A gradient much smaller than the ones before is returned bit for bit."""
     run = subject.jitted
     for dtype in computed_dtypes():
-        # Not near 0, where limits relative to single parameters are as small.
+        # Not near 0, where limits relative to the parameters are small too.
         params = of_dtype(jax.tree.map(_away_from_zero, random_tree(dtype=dtype)), dtype)
         _, state = run.update(random_tree(1, dtype), run.init(params), params)
         small = random_tree(2, dtype, 1e-3)
@@ -110,7 +110,7 @@ def zero_gradients_give_zeros(subject: Subject) -> None:
 
 
 def complex_gradients_keep_their_phase(subject: Subject) -> None:
-    """Complex numbers are multiplied by real factors, and measured by modulus."""
+    """Complex elements are multiplied by real factors, and measured by their modulus."""
     run = subject.jitted
     real, imaginary = random_tree(1), random_tree(2)
     gradients = of_dtype(
@@ -120,13 +120,13 @@ def complex_gradients_keep_their_phase(subject: Subject) -> None:
     for before, after in zip(jax.tree.leaves(gradients), jax.tree.leaves(updates), strict=True):
         ratio = np.asarray(after) / np.asarray(before)
         np.testing.assert_allclose(ratio.imag, 0, atol=1e-6)
-        assert np.all(ratio.real > 0) or subject.shape == "drop", "a phase turned round, or a number was lost"
+        assert np.all(ratio.real > 0) or subject.shape == "drop", "a phase changed its sign, or an element became 0"
     if subject.per != "element":
         shown_limits(subject, state, true_norms(gradients, subject.per, subject.norm), gradients)
 
 
 def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
-    """After NaN or inf, blocks that held it are zero, and nothing but the counters has moved."""
+    """After NaN or inf, blocks that held it are zero, and only the counters have changed."""
     run = subject.jitted
     params = random_tree()
     _, state = run.update(random_tree(1), run.init(params), params)
@@ -138,21 +138,21 @@ def a_step_that_is_not_finite_leaves_no_trace(subject: Subject) -> None:
             assert is_zero(updates), f"{bad} became {updates}"
         jax.tree.map(np.testing.assert_array_equal, after.limit_state, state.limit_state)
         jax.tree.map(np.testing.assert_array_equal, after.limits, state.limits)
-        assert int(after.steps) == int(state.steps) + 1, "steps stood still"
+        assert int(after.steps) == int(state.steps) + 1, "steps did not increase"
         if not isinstance(state.clipped, tuple):
-            assert int(after.clipped) == int(state.clipped), "clipped moved"
-            assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite stood still"
+            assert int(after.clipped) == int(state.clipped), "clipped increased"
+            assert int(after.nonfinite) == int(state.nonfinite) + 1, "nonfinite did not increase"
     _no_dtype_lets_it_pass(subject)
     one_bad = random_tree(2)
     updates, _ = run.update(one_bad | {"bias": with_element(one_bad["bias"], jnp.nan)}, state, params)
-    assert is_finite(updates), "one NaN spread"
+    assert is_finite(updates), "one NaN reached other updates"
     if subject.per in ("tensor", "unit", "element"):
         clean, _ = run.update(one_bad, state, params)
         np.testing.assert_array_equal(updates["kernel"], clean["kernel"])
 
 
 def a_step_that_is_not_finite_is_forgotten(subject: Subject) -> None:
-    """After NaN or inf in one number, updates are finite, and later ones as if it had not been there."""
+    """After NaN or inf in one element, updates are finite, and later ones are as if that step had not been taken."""
     run = subject.jitted
     params = random_tree()
     _, state = run.update(random_tree(1), run.init(params), params)
@@ -162,7 +162,7 @@ def a_step_that_is_not_finite_is_forgotten(subject: Subject) -> None:
         broken |= {"kernel": with_element(broken["kernel"], bad)}
         updates, after = run.update(broken, state, params)
         assert is_finite(updates), f"{bad} became {updates}"
-        assert int(after.steps) == int(state.steps) + 1, "steps stood still"
+        assert int(after.steps) == int(state.steps) + 1, "steps did not increase"
         updates, _ = run.update(random_tree(2), after, params)
         jax.tree.map(np.testing.assert_array_equal, updates, expected)
     _no_dtype_lets_it_pass(subject)

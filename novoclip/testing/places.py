@@ -1,4 +1,4 @@
-"""Checks of places: jit, scan, vmap, donation, and Optax's wrappers."""
+"""Checks in jit, scan and vmap, with donated buffers, and in Optax's wrappers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -55,14 +55,14 @@ def _assert_distinct(state: Any) -> None:
 
 
 def one_program_serves_every_step(subject: Subject) -> None:
-    """Later steps compile nothing, and the program calls nothing on the host."""
+    """Later steps compile nothing, and the program has no callback to the host."""
     params, run = random_tree(), subject.jitted
     state = run.init(params)
     traced = []
     for seed in range(STEPS):
         _, state = run.update(random_tree(seed), state, params)
         traced.append(len(run.traces))
-    assert len(set(traced)) == 1, f"later steps were traced anew: {traced}"
+    assert len(set(traced)) == 1, f"later steps were traced again: {traced}"
     program = str(jax.make_jaxpr(subject.update)(random_tree(), state, params))
     assert "callback" not in program, "the program calls back to the host"
 
@@ -91,7 +91,7 @@ def carried_through_cond_and_optax_wrappers(subject: Subject) -> None:
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
-    # By NumPy, which compiles nothing.
+    # By NumPy, so that nothing is compiled.
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves])), *trees)
 
 
@@ -102,7 +102,7 @@ def _check_steps(subject: Subject, state: Any, steps: int) -> None:
 def _assert_close(one: Any, other: Any) -> None:
     def close(a: Any, b: Any) -> None:
         a, b = (numbers(leaf).astype(np.float64) for leaf in (a, b))
-        # Sums of both signs round to a part of their terms, not of themselves.
+        # Sums of terms of both signs round relative to the terms, not to the sum.
         largest = np.max(np.abs(b), initial=0, where=np.isfinite(b))
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-7 * largest + 1e-37)
 

@@ -1,4 +1,4 @@
-"""Checks by chex and Hypothesis: every way to compile and place a call, and gradients of any kind of number."""
+"""Checks by chex and Hypothesis: every way to compile and place a call, and gradients of any values."""
 
 from typing import Any
 import unittest
@@ -12,9 +12,9 @@ import numpy as np
 
 from novoclip.testing.subject import SMALL, Subject, is_finite, numbers, of_dtype, random_tree
 
-# Beyond, sums of a few of them leave the range of float32.
+# Beyond this, sums of a few elements overflow in float32.
 LARGEST = 2.0**100
-# The first failure is shown as it is: to search for a smaller one takes minutes.
+# The first failure is reported as it is, since the search for a smaller one takes minutes.
 SETTINGS = settings(
     max_examples=15,
     phases=[Phase.generate],
@@ -27,14 +27,14 @@ MIXED = {"kernel": ((3, 2), jnp.float32), "bias": ((2,), jnp.bfloat16), "scale":
 
 
 def every_chex_variant_agrees(subject: Subject) -> None:
-    """With and without jit, with and without device, and under pmap: one result, of the gradients' types."""
-    # Of one leaf: without jit, every operation is compiled for each shape.
+    """The result is the same with and without jit, with and without device, and under pmap."""
+    # One leaf, since without jit every operation is compiled for each shape.
     params, first, gradients = (random_tree(seed, shapes=SMALL) for seed in (0, 1, 2))
     _, state = subject.jitted.update(first, subject.jitted.init(params), params)
     expected = subject.jitted.update(gradients, state, params)
 
     class Variants(chex.TestCase):
-        """One test, which chex multiplies."""
+        """One test, which chex runs in all variants."""
 
         @chex.all_variants
         def test_update(self) -> None:
@@ -51,7 +51,7 @@ def every_chex_variant_agrees(subject: Subject) -> None:
 
 
 def finite_gradients_give_finite_updates(subject: Subject) -> None:
-    """For trees of any finite numbers to 2^100, zeros and denormals among them, in float32 and bfloat16."""
+    """Pytrees of finite values up to 2^100, with zeros and subnormals, in float32 and bfloat16, give finite updates."""
     params = {name: of_dtype(np.ones(shape), dtype) for name, (shape, dtype) in MIXED.items()}
     run = subject.jitted
 

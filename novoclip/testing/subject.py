@@ -1,4 +1,4 @@
-"""What is checked, the trees it is checked with, and the truth in float64."""
+"""The subject of the checks, the pytrees that it is checked with, and reference results in float64."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": (), "convolution": (2, 3, 2)}
-# For what is run eagerly, where each operation is compiled for each shape.
+# For eager runs, in which each operation is compiled for each shape.
 SMALL = {"kernel": (4, 3)}
 
 
@@ -23,13 +23,13 @@ class Subject(NamedTuple):
       transform: the transform. For every kind but "any" its state is a NamedTuple with a field `steps`: a
         `novoclip.ClipState` for "clip" and "record", an `OptimizerState` for "optimizer".
       kind: "clip", "record", "optimizer", "wrapper" (around another transform), "transform" (any other with
-        such a state), or "any" (whatever its state is).
-      shape: what becomes of a block beyond its limit, as in `novoclip.clip`.
+        such a state), or "any" (with any state).
+      shape: what becomes of a block beyond its limit, as in `novoclip.clip_by_limit`.
       per: the blocks that are clipped: "tree", "tensor", "unit" or "element".
       norm: "l1", "l2", "max" or "rms".
       strict: whether to forbid implicit promotion of dtypes and ranks in init and update.
-      of_spikes: for "clip", at most this part of a gradient ten thousand times larger than the three before comes
-        through, in any block. A rule that learns a norm before it computes the limit lets more of it through.
+      of_spikes: for "clip", the largest fraction of a gradient ten thousand times larger than the three before that
+        passes, in any block. A rule that learns a norm before it computes the limit passes more of it.
     """
 
     transform: optax.GradientTransformation
@@ -53,7 +53,7 @@ class Subject(NamedTuple):
 
     @property
     def jitted(self) -> "Jitted":
-        """Init and update, each compiled once for each kind of arguments, whichever check calls them."""
+        """Init and update, compiled once for each type of arguments and shared by all checks."""
         return _jitted(self.transform, self.strict)
 
     @contextlib.contextmanager
@@ -70,8 +70,8 @@ class Jitted(NamedTuple):
 
     Attributes:
       init: the transform's init.
-      update: its update.
-      traces: for each time that update was traced, the dtypes of the gradients.
+      update: the transform's update.
+      traces: the dtypes of the gradients, for each time that update was traced.
     """
 
     init: Callable[..., Any]
@@ -79,7 +79,7 @@ class Jitted(NamedTuple):
     traces: list[Any]
 
 
-# A few subjects at a time: programs take memory.
+# Only a few subjects at a time, since programs use memory.
 @functools.lru_cache(maxsize=4)
 def _jitted(transform: optax.GradientTransformation, strict: bool) -> Jitted:
     subject = Subject(transform, strict=strict)
@@ -93,24 +93,24 @@ def _jitted(transform: optax.GradientTransformation, strict: bool) -> Jitted:
 
 
 def numbers(leaf: Any) -> np.ndarray:
-    """Return a leaf as a NumPy array; of typed random keys, their data."""
+    """Return a leaf as a NumPy array; for typed random keys, their data."""
     key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(leaf) if key else leaf)
 
 
 def dtypes() -> list[Any]:
-    """Return the floating dtypes whose types are checked: float64 only where JAX has it enabled."""
+    """Return the floating dtypes in which types are checked: float64 only if JAX has it enabled."""
     common = [jnp.float16, jnp.bfloat16, jnp.float32]
     return [*common, jnp.float64] if _double() else common
 
 
 def computed_dtypes() -> list[Any]:
-    """Return the floating dtypes whose values are checked: float64 alone where JAX has it enabled, else the others."""
+    """Return the floating dtypes in which values are checked: only float64 if JAX has it enabled, else the others."""
     return [jnp.float64] if _double() else dtypes()
 
 
 def main_dtype(*, imaginary: bool = False) -> Any:
-    """Return the widest real or complex dtype: what is computed in it is not compiled for another one as well."""
+    """Return the widest real or complex dtype, in which most checks run, so that little is compiled for others."""
     return jnp.result_type(complex if imaginary else float)
 
 
@@ -121,14 +121,14 @@ def _double() -> bool:
 def random_tree(
     seed: int = 0, dtype: Any = None, scale: float = 1.0, shapes: Mapping[str, tuple[int, ...]] = SHAPES
 ) -> dict[str, jax.Array]:
-    """Return a tree of normally distributed leaves, times `scale`: four of rank 0 to 3, unless `shapes` differs."""
+    """Return a pytree of normally distributed leaves, times `scale`: by default four of rank 0 to 3."""
     generator = np.random.default_rng(seed)
     draw = {name: scale * generator.normal(size=shape) for name, shape in shapes.items()}
     return of_dtype(draw, main_dtype() if dtype is None else dtype)
 
 
 def of_dtype(tree: Any, dtype: Any) -> Any:
-    """Return the tree's leaves as arrays of one dtype. NumPy casts them, so that nothing is compiled."""
+    """Return the pytree with its leaves as arrays of one dtype. NumPy casts them, so that nothing is compiled."""
     with np.errstate(over="ignore"):
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(jnp.dtype(dtype))), tree)
 
@@ -141,22 +141,22 @@ def with_element(leaf: jax.Array, value: float, index: int = 1) -> jax.Array:
 
 
 def filled(tree: Any, value: complex) -> Any:
-    """Return a tree of this value."""
+    """Return a pytree with every element replaced by a value."""
     return jax.tree.map(lambda leaf: jax.device_put(np.full(leaf.shape, value).astype(leaf.dtype)), tree)
 
 
 def is_finite(tree: Any) -> bool:
-    """Whether every element is finite. NumPy looks, so that nothing is compiled."""
+    """Whether every element is finite. NumPy checks, so that nothing is compiled."""
     return all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(tree))
 
 
 def is_zero(tree: Any) -> bool:
-    """Whether every element is 0, likewise."""
+    """Whether every element is 0. NumPy checks, so that nothing is compiled."""
     return all(not np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
-    """Return the norms of a tree's blocks, computed in float64 by NumPy."""
+    """Return the norms of a pytree's blocks, computed in float64 by NumPy."""
     leaves = [_widened(leaf) for leaf in jax.tree.leaves(tree)]
     if per == "element":
         blocks = [np.array([x]) for leaf in leaves for x in leaf.ravel()]
@@ -171,12 +171,12 @@ def true_norms(tree: Any, per: str, norm: str) -> np.ndarray:
 
 
 def shown_limits(subject: Subject, state: Any, norms: np.ndarray, tree: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the limits of a tree's blocks that a state shows, and of which blocks these are.
+    """Return the limits of a pytree's blocks that a state holds, and which blocks these are.
 
-    Per unit the state shows one for each leaf, whose norm is that of a unit, or the mean of several.
+    Per unit the state holds one limit for each leaf, with the norm of one unit, or the mean over several.
 
     Raises:
-      AssertionError: if the norms that it shows are not those of the tree's blocks.
+      AssertionError: if the norms in the state are not those of the pytree's blocks.
     """
     seen, limits = (np.asarray(array, np.float64) for array in (state.norms, state.limits))
     if subject.per != "unit":
@@ -186,12 +186,12 @@ def shown_limits(subject: Subject, state: Any, norms: np.ndarray, tree: Any) -> 
     leaf_of = np.repeat(np.arange(len(units)), units)
     for leaf, found in enumerate(seen):
         least, most = np.min(norms[leaf_of == leaf]), np.max(norms[leaf_of == leaf])
-        assert least * (1 - 1e-6) <= found <= most * (1 + 1e-6), f"{found} is no norm between {least} and {most}"
+        assert least * (1 - 1e-6) <= found <= most * (1 + 1e-6), f"{found} is not between the norms {least} and {most}"
     return limits[leaf_of], np.abs(norms - seen[leaf_of]) <= 1e-6 * norms
 
 
 def shaped(norms: np.ndarray, limits: np.ndarray, shape: str) -> np.ndarray:
-    """Return the norms that blocks get by a shape, computed in float64 by NumPy."""
+    """Return the norms of blocks after clipping with a shape, computed in float64 by NumPy."""
     if shape == "normalize":
         return np.where(limits < np.inf, limits, norms)
     if shape == "drop":
@@ -229,6 +229,6 @@ def _norm(block: np.ndarray, norm: str) -> float:
         return largest
     if norm == "l1":
         return float(np.sum(sizes))
-    # Scaled by the largest, so that squares stay in float64's range.
+    # Scaled by the largest, so that squares stay in the range of float64.
     total = float(np.sum(np.square(sizes / largest)))
     return largest * math.sqrt(total / (block.size if norm == "rms" else 1))

@@ -1,4 +1,6 @@
-"""Error feedback: what clipping holds back is not lost."""
+"""Error feedback: what clipping removes is added back in later steps."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any, NamedTuple
@@ -20,10 +22,10 @@ class CarryState(NamedTuple):
 
     Attributes:
       steps: int32, steps taken.
-      nonfinite: int32, steps among them that were skipped because a gradient was not finite.
-      carry: a tree like the parameters, in at least float32: what clipping has held back so far,
-        or, for `clip21`, the estimate of the gradient.
-      inner: the rule's own.
+      nonfinite: int32, how many of them were skipped because a gradient was not finite.
+      carry: a pytree like the parameters, in at least float32: what clipping has removed so far, or, for `clip21`,
+        the estimate of the gradient.
+      inner: the state of the rule.
       origin: which of the two made the state; it holds no array.
       nonfinite_in_a_row: int32, how many of the latest steps in a row were skipped; `()` in a state saved by 0.1.0.
     """
@@ -37,21 +39,21 @@ class CarryState(NamedTuple):
 
 
 def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Clip, and add what was held back to the next gradient (U-Clip).
+    """Clip, and add what was removed to the next gradient: error feedback (U-Clip).
 
     u_t = rule(g_t + carry_{t-1});  carry_t = g_t + carry_{t-1} - u_t. The sum of the gradients is the
-    sum of the updates plus the carry, so that clipping has no bias in the long run. An outlier
-    comes back in portions: this is for noise that is bounded, not for spikes.
+    sum of the updates plus the carry, so that clipping has no bias in the long run. An outlier returns in portions over
+    later steps: use it for bounded noise, not for spikes.
 
     Args:
-      inner: any rule.
+      inner: any clipping rule.
 
     Returns:
-      A GradientTransformation with a `CarryState`. A step whose gradient plus carry has no
-      finite norm is skipped: its updates are 0, and only the counters move.
+      A GradientTransformation with a `CarryState`. A step is skipped if the norm of gradient plus carry is not
+      finite: its updates are 0, and only the counters change.
 
     Raises:
-      TypeError: if `inner` is no GradientTransformation.
+      TypeError: if `inner` is not a GradientTransformation.
 
     Example:
       >>> import jax.numpy as jnp, novoclip
@@ -80,22 +82,20 @@ def uclip(inner: optax.GradientTransformation) -> optax.GradientTransformationEx
 def clip21(
     inner: optax.GradientTransformation, *, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Follow the gradient by clipped steps (Clip21, EF21 with clipping).
+    """Track the gradient by clipped differences (Clip21, EF21 with clipping).
 
-    e_t = e_{t-1} + rule(g_t - e_{t-1});  u_t = e_t, averaged over the workers. Clipped differences
-    vanish where clipped gradients do not: workers whose gradients cancel out find the
-    same optimum as without clipping.
+    e_t = e_{t-1} + rule(g_t - e_{t-1});  u_t = e_t, averaged over the workers. Clipped differences go to 0
+    where clipped gradients do not: workers whose gradients cancel out find the same optimum as without clipping.
 
     Args:
-      inner: any rule.
+      inner: any clipping rule.
       axis_name: the mapped axis over which workers average, as in `jax.pmap`; None for one worker.
 
     Returns:
-      A GradientTransformation with a `CarryState`. A step in which a gradient of any worker
-      is not finite is skipped.
+      A GradientTransformation with a `CarryState`. A step is skipped if a gradient of any worker is not finite.
 
     Raises:
-      TypeError: if `inner` is no GradientTransformation.
+      TypeError: if `inner` is not a GradientTransformation.
 
     Example:
       >>> import jax.numpy as jnp, novoclip
@@ -126,7 +126,7 @@ def clip21(
 def _with_carry(
     inner: Any, step: Any, name: str, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    rule, whole, origin = checked_inner(inner), resolve_measure("tree"), made_by(name)
+    rule, pytree, origin = checked_inner(inner), resolve_measure("tree"), made_by(name)
 
     def init(params: optax.Params) -> CarryState:
         shapes = shapes_of(functools.partial(jax.tree.map, _widened), params)
@@ -142,14 +142,14 @@ def _with_carry(
         entering, sent, carry_of, inner_state = step(
             jax.tree.map(_widened, updates), state.carry, lambda tree: rule.update(tree, state.inner, params, **extra)
         )
-        # Finite gradients may have a sum that is not, or whose norm is not: then nothing would be let through again.
-        finite = jnp.isfinite(whole.norms(entering))
+        # The sum of finite gradients, or its norm, may overflow. If it were kept, every later step would be skipped.
+        finite = jnp.isfinite(pytree.norms(entering))
         if axis_name is not None:
             finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
-        numbers = iter(jax.tree.leaves(sent))
-        # What is carried is found from the updates as they leave, rounded to the gradients' dtypes.
+        leaves = iter(jax.tree.leaves(sent))
+        # The carry is computed from the updates as they are returned, rounded to the gradients' dtypes.
         sent = jax.tree.map(
-            lambda x: narrow(jnp.where(finite, next(numbers), 0), jnp.result_type(x)) if is_measured(x) else x, updates
+            lambda x: narrow(jnp.where(finite, next(leaves), 0), jnp.result_type(x)) if is_measured(x) else x, updates
         )
         carry = carry_of(jax.tree.map(_widened, sent))
         carry, inner_state = jax.tree.map(
@@ -166,7 +166,7 @@ def _with_carry(
 
 def _sum(one: jax.Array, other: jax.Array) -> jax.Array:
     if one.shape != other.shape:
-        msg = f"gradients must have the shapes of the parameters given to init; got {one.shape} for {other.shape}"
+        msg = f"gradients must have the shapes of the parameters given to init; got {one.shape}, expected {other.shape}"
         raise ValueError(msg)
     # Gradients may be wider than the parameters that the carry was made for.
     dtype = max((one.dtype, other.dtype), key=lambda kind: jnp.finfo(kind).bits)

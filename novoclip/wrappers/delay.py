@@ -1,4 +1,4 @@
-"""A rule that begins late, or little by little."""
+"""A rule that starts after some steps, at once or gradually."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ class DelayedState(NamedTuple):
 
     Attributes:
       steps: int32, steps taken.
-      inner: the rule's own.
+      inner: the state of the rule.
     """
 
     steps: jax.Array
@@ -27,16 +27,16 @@ class DelayedState(NamedTuple):
 def start_after(
     inner: optax.GradientTransformation, steps: int, *, ramp: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """Pass gradients on for some steps, then begin to clip, at once or little by little.
+    """Pass gradients on unchanged for some steps, then start to clip, at once or gradually.
 
-    u_t = (1 - a_t) g_t + a_t rule(g_t), with a_t = 0 in the first `steps` steps, then rising
-    linearly to 1 over `ramp` steps. The rule learns from the first step on. Numbers
-    that are not finite come from the rule from the first step on, which sets them to zero.
+    u_t = (1 - a_t) g_t + a_t rule(g_t), where a_t is 0 in the first `steps` steps, and then rises linearly to 1 over
+    `ramp` steps. The rule learns from the first step on. Elements that are not finite are replaced by the rule's from
+    the first step on: rules set them to zero.
 
     Args:
-      inner: any rule.
-      steps: how many steps pass unclipped, at least 0.
-      ramp: how many steps lie between those and the first that is clipped in full, at least 0.
+      inner: any clipping rule.
+      steps: how many steps are not clipped, at least 0.
+      ramp: how many steps after those are clipped in part, before the first that is clipped in full, at least 0.
 
     Returns:
       A GradientTransformation with a `DelayedState`.
@@ -58,8 +58,9 @@ def start_after(
 
     References:
       Wang et al., `AdaGC: Improving training stability for large language model pretraining
-      <https://arxiv.org/abs/2502.11034>`_, 2025, for rules that begin late. Thresholds may also
-      be schedules.
+      <https://arxiv.org/abs/2502.11034>`_, 2025, for rules that start late.
+
+    A threshold that changes with the step may be written as a schedule instead.
     """
     rule = checked_inner(inner)
     check_integer("steps", steps, low=0)
@@ -76,15 +77,15 @@ def start_after(
             raise ValueError(msg)
         clipped, inner_state = rule.update(updates, state.inner, params, **extra)
         begun = state.steps - min(steps, jnp.iinfo(jnp.int32).max) + 1
-        share = jnp.clip(begun.astype(jnp.float32) / float(ramp + 1), 0, 1)
+        fraction = jnp.clip(begun.astype(jnp.float32) / float(ramp + 1), 0, 1)
 
         def blend(before: Any, after: Any) -> Any:
             if not is_measured(before):
                 return before
             before = jnp.asarray(before)
             wide = wide_dtype(before.dtype)
-            mixed = (1 - share).astype(wide) * before.astype(wide) + share.astype(wide) * after.astype(wide)
-            mixed = jnp.where(share == 1, after, jnp.where(share == 0, before, mixed.astype(before.dtype)))
+            mixed = (1 - fraction).astype(wide) * before.astype(wide) + fraction.astype(wide) * after.astype(wide)
+            mixed = jnp.where(fraction == 1, after, jnp.where(fraction == 0, before, mixed.astype(before.dtype)))
             return jnp.where(jnp.isfinite(before), mixed, after)
 
         return jax.tree.map(blend, updates, clipped), DelayedState(

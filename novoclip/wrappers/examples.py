@@ -1,4 +1,4 @@
-"""Clipping of each example's gradient before the batch is averaged."""
+"""Per-example clipping: each example's gradient is clipped before the batch is averaged."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """Apply a rule to each example's gradient, then average.
 
     u = mean_i rule(g_i). Updates enter with a leading axis of examples on each leaf, as
-    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` gives them, and leave without. A rule's state becomes the mean
-    of those that the examples would leave, without the ones that leave it as it is. To hold fewer
-    gradients at once, put it before `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
+    `jax.vmap(jax.grad(loss), in_axes=(None, 0))` returns them, and leave without it. The new state of a rule is the
+    mean of those that the examples would leave, without the examples that leave it unchanged. To hold fewer gradients
+    at once, put it before `optax.MultiSteps(optimizer, n)` and call it for n microbatches.
 
     | published | rule |
     |---|---|
@@ -30,16 +30,16 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
     | adaptive quantile, Andrew et al. | `clip_by_running_quantile(0.5, initial=0.1)` |
 
     Args:
-      inner: any rule.
+      inner: any clipping rule.
 
     Returns:
-      A GradientTransformation with the rule's state. Of the numbers in it, those with a point are means
-      over the examples; `clipped` and `nonfinite` count steps in which that was so for any of them.
+      A GradientTransformation with the rule's state. Its floating-point values are means over the examples; `clipped`
+      and `nonfinite` count the steps in which any example was clipped, or was not finite.
 
     Raises:
-      TypeError: if `inner` is no GradientTransformation. In `update`: if a leaf has no leading axis.
-      ValueError: in `update`, if there is no example, or leaves have different numbers of them, or, where
-        parameters are given, a leaf without its leading axis has another shape than its parameter.
+      TypeError: if `inner` is not a GradientTransformation. In `update`: if a leaf has no leading axis.
+      ValueError: in `update`, if there is no example, if leaves have different numbers of examples, or if parameters
+        are given and a leaf without its leading axis has another shape than its parameter.
 
     Example:
       >>> import jax.numpy as jnp, novoclip
@@ -54,8 +54,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
       2016. Bu, Wang, Zha, Karypis, `Automatic clipping: differentially private deep learning
       made easier and stronger <https://arxiv.org/abs/2206.07136>`_, 2022.
 
-    No noise is added: this is no differential privacy yet. An example that is not finite counts as
-    zeros.
+    No noise is added, so that this alone is not differentially private. An example that is not finite counts as zeros.
     """
     rule = checked_inner(inner)
 
@@ -85,7 +84,8 @@ def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None
     counts = []
     for path, leaf in leaves_with_paths(updates):
         if not jnp.ndim(leaf):
-            msg = f"per_example needs gradients with a leading axis of examples; got {leaf}"
+            msg = f"per_example needs gradients with a leading axis of examples; got the scalar {leaf} at {path!r}: "
+            msg += "write jax.vmap(jax.grad(loss), in_axes=(None, 0))"
             raise TypeError(msg)
         if not jnp.shape(leaf)[0]:
             msg = f"per_example needs at least one example; got gradients of shape {jnp.shape(leaf)}"
@@ -101,14 +101,14 @@ def _check_examples(updates: optax.Updates, params: optax.Params | None) -> None
 
 
 def _merged(states: Any, before: Any) -> Any:
-    """Return one state of the states that the examples leave."""
+    """Return one state from the states that the examples leave."""
 
     def merge(new: Any, old: Any) -> Any:
         if not isinstance(new, ClipState):
             return _mean(new)
         statistics = jax.tree.map(_mean, new)
         if isinstance(new.norms, tuple) or _of_slices(new.limit_state):
-            # The norms of elements or slices are not shown: examples that changed a state are where it differs.
+            # The state does not hold norms of elements or slices: an example changed it where its state differs.
             return statistics._replace(
                 limit_state=jax.tree.map(lambda a, b: _mean_of(a, b, _differs(a, b)), new.limit_state, old.limit_state)
             )
@@ -134,10 +134,10 @@ def _differs(leaf: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def _mean_of(leaf: jax.Array, old: jax.Array, moved: jax.Array) -> jax.Array:
-    """Return the mean over the examples that changed a state: those of zeros, and not finite, leave it as it is."""
+    """Return the mean over the examples that changed a state. Examples of zeros, or not finite, leave it unchanged."""
     count = jnp.sum(moved, axis=0)
     if not is_measured(leaf):
-        # Counters, which all examples that moved have in common.
+        # Counters, which are the same for all examples that changed the state.
         return jnp.where(count > 0, jnp.max(jnp.where(moved, leaf, jnp.iinfo(leaf.dtype).min), axis=0), old)
     parts = jnp.where(moved, leaf, 0) / jnp.maximum(count, 1).astype(leaf.dtype)[None]
     return jnp.where(count > 0, jnp.sum(parts, axis=0), old)

@@ -1,4 +1,4 @@
-"""What wrappers ask of the transform that they stand around, and the dtype that they compute in."""
+"""The check of the transform that a wrapper takes, and the dtype that wrappers compute in."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from novoclip.transforms import check_transform
 
 
 def checked_inner(inner: Any) -> optax.GradientTransformationExtraArgs:
-    """Return the transform, or raise a TypeError if it is none."""
+    """Return the transform, or raise a TypeError if it is not one."""
     if isinstance(inner, optax.MultiSteps):  # which takes extra arguments, though its type does not say so
         inner = optax.GradientTransformationExtraArgs(inner.init, inner.update)
     check_transform("inner", inner)

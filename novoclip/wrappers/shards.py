@@ -1,4 +1,4 @@
-"""Which leaves are shards, where JAX does not record it."""
+"""Declaring which leaves are sharded, where JAX does not record it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,27 +21,28 @@ def across_shards(
     axis_name: str | Sequence[str],
     sharded: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Tell every rule within which leaves differ from device to device, under `jax.pmap` or `check_vma=False`.
+    """Declare which leaves are sharded, for every rule inside, under `jax.pmap` or `check_vma=False`.
 
-    ||g||^2 = sum over leaves of ||leaf||^2, added up over the devices along `axis_name` for leaves that are
-    sharded, and counted once for the others. Inside `jax.shard_map` JAX records this by itself: there
-    this wrapper changes nothing. Where other leaves are split over other axes, wrap twice. An `inner.update` that
-    was compiled before, by `jax.jit`, has not heard of it.
+    ||g||^2 = sum over leaves of ||leaf||^2, where ||leaf||^2 is summed over the devices along `axis_name` for sharded
+    leaves, and counted once for the others. Inside `jax.shard_map` JAX records this by itself, and the wrapper changes
+    nothing. Where some leaves are sharded over other axes, wrap twice. An `inner.update` that `jax.jit` compiled before
+    does not see the declaration.
 
     Args:
       inner: any rule, optimizer, guard, or chain of them; also Optax's, which it does not change.
-      axis_name: the mapped axis, or several, that leaves are split over.
-      sharded: which leaves are: True (all), a function `sharded(path, leaf)`, where `path` reads
-        "a/b/kernel", or a tree of booleans like the parameters or a part of their outer structure, with an
-        entry for each leaf or above it. Which array axes are split, where a rule has to know, its `specs=` says.
+      axis_name: the mapped axis, or several, that leaves are sharded over.
+      sharded: which leaves are sharded: True for all, a function `sharded(path, leaf)` of paths such as "a/b/kernel",
+        or a pytree of booleans that is a prefix of the parameters. Rules that need to know which array axes are
+        sharded take `specs=`.
 
     Returns:
       A GradientTransformation with the state of `inner`.
 
     Raises:
-      TypeError: if an argument has the wrong type; in use, if `sharded` says something that is no boolean.
-      ValueError: in use, if no leaf is sharded, or an entry of `sharded` is for none; in `update`, if `axis_name` is
-        not mapped there.
+      TypeError: if an argument has the wrong type. In `init` and `update`: if `sharded` holds or returns anything but
+        booleans.
+      ValueError: in `init` and `update`, if no leaf is sharded, or an entry of `sharded` matches no leaf. In `update`:
+        if `axis_name` is not mapped.
 
     Example:
       >>> import jax, jax.numpy as jnp, novoclip
@@ -53,8 +54,8 @@ def across_shards(
       10.0
 
     References:
-      JAX's documentation of `shard_map <https://docs.jax.dev/en/latest/notebooks/shard_map.html>`_, on the
-      record of varying values and `check_vma`.
+      JAX's documentation of `shard_map <https://docs.jax.dev/en/latest/notebooks/shard_map.html>`_, on
+      varying values and `check_vma`.
     """
     rule = checked_inner(inner)
     several = isinstance(axis_name, Sequence) and not isinstance(axis_name, str)
@@ -70,7 +71,7 @@ def across_shards(
     def init(params: optax.Params) -> Any:
         shards.check(params)
         if _unmapped(names):
-            return rule.init(params)  # outside of the map, of whole leaves
+            return rule.init(params)  # outside the map, where leaves are not sharded
         with declared_varying(axes_of):
             return rule.init(params)
 
@@ -88,14 +89,14 @@ def across_shards(
 
 
 def _resolve_sharded(sharded: Any) -> ByPath:
-    """Return what `sharded` says of each leaf."""
+    """Return whether each leaf is sharded, and the check of `sharded`."""
     function = is_function(sharded)
-    said = sharded if function else entry_for(sharded, "sharded")
+    declared = sharded if function else entry_for(sharded, "sharded")
 
     def at(name: Path, leaf: jax.Array) -> bool:
-        answer = said(name, leaf)
+        answer = declared(name, leaf)
         if not isinstance(answer, bool | np.bool_):
-            msg = f"sharded must say True or False; got {answer!r} for {name!r}"
+            msg = f"sharded must be True or False for each leaf; got {answer!r} for {name!r}"
             raise TypeError(msg)
         return bool(answer)
 
@@ -107,14 +108,14 @@ def _resolve_sharded(sharded: Any) -> ByPath:
         else:
             check_entries("sharded", [path.keys for path, _ in leaves_with_paths(sharded)], tree)
         if leaves and not any(answers) and not may_match_hidden(at, tree):
-            msg = f"sharded says True for no leaf, of {some_of(name for name, _ in leaves)}"
+            msg = f"sharded is True for no leaf, of {some_of(name for name, _ in leaves)}"
             raise ValueError(msg)
 
     return ByPath(at, check)
 
 
 def _unmapped(axes: Sequence[str]) -> str | None:
-    """Return the first of the axes that no map around this call has, if there is one."""
+    """Return the first of the axes that is not mapped around this call, or None."""
     for axis in axes:
         try:
             lax.axis_index(axis)

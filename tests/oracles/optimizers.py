@@ -3,6 +3,8 @@
 Every number may be a function of the step, which counts from 0.
 """
 
+import functools
+
 import numpy as np
 
 from tests.oracles.limits import at
@@ -16,19 +18,19 @@ def zeros(tree):
     return each(tree, np.zeros_like)
 
 
-def momentum(gradients, gamma=0.9, form="heavy_ball", dampening=0.0, nesterov=False):
+def momentum(gradients, decay=0.9, form="heavy_ball", dampening=0.0, nesterov=False):
     v = zeros(gradients[0])
     for step, g in enumerate(gradients):
-        b, damp = at(gamma, step), 0.0 if step == 0 else at(dampening, step)
+        b, damp = at(decay, step), 0.0 if step == 0 else at(dampening, step)
         new = 1 - b if form == "averaged" else 1 - damp
         v = each(v, lambda v, g, b=b, new=new: b * v + new * g, g)
         ahead = 1 - b if form == "averaged" else 1
         yield each(v, lambda v, g, b=b, ahead=ahead: ahead * g + b * v, g) if nesterov else v
 
 
-def adagrad(gradients, eps=1e-10, eps_root=0.0, initial_accumulator=0.0, per="element"):
-    total = each(gradients[0], lambda g: np.full_like(g, initial_accumulator))
-    for g in gradients:
+def adagrad(gradients, initial_accumulator_value=0.1, eps=1e-7, eps_in_sqrt=True, per="element"):
+    total = each(gradients[0], lambda g: np.full_like(g, initial_accumulator_value))
+    for step, g in enumerate(gradients):
         squares = each(g, lambda g: g**2)
         if per == "tensor":
             squares = each(g, lambda g: np.full_like(g, np.sum(g**2)))
@@ -36,23 +38,42 @@ def adagrad(gradients, eps=1e-10, eps_root=0.0, initial_accumulator=0.0, per="el
             whole = sum(np.sum(leaf**2) for leaf in g.values())
             squares = each(g, lambda g, whole=whole: np.full_like(g, whole))
         total = each(total, np.add, squares)
-        divisors = each(total, lambda s: np.sqrt(s + eps_root) + eps)
-        yield each(g, lambda g, d: g / np.where(d > 0, d, 1), divisors)
+        yield over_roots(g, total, at(eps, step), eps_in_sqrt)
 
 
-def rmsprop(gradients, rho=0.9, eps=1e-8, eps_root=0.0, centered=False, momentum=0.0):
-    square, mean, buffer = zeros(gradients[0]), zeros(gradients[0]), zeros(gradients[0])
+def over_roots(tree, squares, eps, eps_in_sqrt):
+    roots = each(squares, lambda s: np.sqrt(s + eps) if eps_in_sqrt else np.sqrt(s) + eps)
+    return each(tree, lambda x, root: x / np.where(root > 0, root, 1), roots)
+
+
+def rmsprop(gradients, decay=0.9, eps=1e-8, initial_scale=0.0, eps_in_sqrt=True, bias_correction=False, centered=False):
+    square = each(gradients[0], lambda g: np.full_like(g, initial_scale))
+    mean, product = zeros(gradients[0]), 1.0
     for step, g in enumerate(gradients):
-        b = at(rho, step)
+        b = at(decay, step)
+        product *= b
+        by = 1 - product if bias_correction else 1.0
         square = each(square, lambda r, g, b=b: b * r + (1 - b) * g**2, g)
         mean = each(mean, lambda m, g, b=b: b * m + (1 - b) * g, g)
-        variance = each(square, lambda r, m: np.maximum(r - m**2, 0) if centered else r, mean)
-        scaled = each(g, lambda g, r: g / (np.sqrt(r + eps_root) + eps), variance)
-        buffer = each(buffer, lambda v, u, step=step: at(momentum, step) * v + u, scaled)
-        yield buffer
+        used = each(square, lambda r, m, by=by: np.maximum(r / by - (m / by) ** 2, 0) if centered else r / by, mean)
+        yield over_roots(g, used, at(eps, step), eps_in_sqrt)
 
 
-def adam(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction=True, maximum=None):
+stddev = functools.partial(rmsprop, centered=True)
+
+
+def adam(
+    gradients,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    eps_root=0.0,
+    bias_correction=True,
+    maximum=None,
+    nesterov=False,
+    bias_correction_mu=True,
+    bias_correction_nu=True,
+):
     m, v, top = zeros(gradients[0]), zeros(gradients[0]), zeros(gradients[0])
     product1 = product2 = 1.0
     for step, g in enumerate(gradients):
@@ -60,7 +81,8 @@ def adam(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction=Tr
         product1, product2 = product1 * beta1, product2 * beta2
         m = each(m, lambda m, g, b=beta1: b * m + (1 - b) * g, g)
         v = each(v, lambda v, g, b=beta2: b * v + (1 - b) * g**2, g)
-        first, second = (1 - product1, 1 - product2) if bias_correction else (1.0, 1.0)
+        first = 1 - product1 if bias_correction and bias_correction_mu else 1.0
+        second = 1 - product2 if bias_correction and bias_correction_nu else 1.0
         used = each(v, lambda v, by=second: v / by)
         if maximum == "raw":
             top = each(top, np.maximum, v)
@@ -68,10 +90,17 @@ def adam(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction=Tr
         if maximum == "corrected":
             top = each(top, np.maximum, used)
             used = top
-        yield each(m, lambda m, v, by=first: m / by / (np.sqrt(v + eps_root) + eps), used)
+        ahead = each(m, lambda m, by=first: m / by)
+        if nesterov:
+            after = 1 - product1 * beta1 if bias_correction else 1.0
+            ahead = each(m, lambda m, g, b=beta1, x=after, y=first: b * m / x + (1 - b) * g / y, g)
+        yield each(ahead, lambda m, v: m / (np.sqrt(v + eps_root) + eps), used)
 
 
-def novograd(gradients, params, b1=0.95, b2=0.98, eps=1e-8, weight_decay=0.0):
+amsgrad = functools.partial(adam, maximum="corrected")
+
+
+def novograd(gradients, params, b1=0.9, b2=0.25, eps=1e-8, weight_decay=0.0):
     m, v = zeros(gradients[0]), dict.fromkeys(gradients[0], 0.0)
     for step, g in enumerate(gradients):
         for name, leaf in g.items():
@@ -193,7 +222,7 @@ def stable_adamw(gradients, params, b1=0.9, b2=0.99, eps=1e-6, max_rms=1.0, weig
         yield u
 
 
-def nsgd(gradients, gamma=0.9, normalize="after", per="tree"):
+def nsgd(gradients, decay=0.9, normalize="after", per="tree"):
     def normalized(tree):
         squares = {name: np.sum(leaf**2) for name, leaf in tree.items()}
         lengths = {name: np.sqrt(sum(squares.values()) if per == "tree" else s) for name, s in squares.items()}
@@ -201,7 +230,7 @@ def nsgd(gradients, gamma=0.9, normalize="after", per="tree"):
 
     m = zeros(gradients[0])
     for step, g in enumerate(gradients):
-        b = at(gamma, step)
+        b = at(decay, step)
         new = normalized(g) if normalize == "before" else each(g, lambda g, b=b: (1 - b) * g)
         m = each(m, lambda m, g, b=b: b * m + g, new)
         yield m if normalize == "before" else normalized(m)

@@ -19,6 +19,7 @@ START = generator.normal(size=5)
 GRADIENTS = generator.normal(size=(STEPS, 5)) * np.array([1.0, 10.0, 0.1, 1e-3, 1.0])
 GRADIENTS[20] *= 1000
 
+TORCH_ADAGRAD = {"initial_accumulator_value": 0.0, "eps": 1e-10, "eps_in_sqrt": False}
 TORCH = [
     ("sgd", torch.optim.SGD, {"lr": 0.1}, "sgd", {"learning_rate": 0.1}),
     ("heavy ball", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, "momentum", {"learning_rate": 0.1}),
@@ -34,23 +35,29 @@ TORCH = [
         torch.optim.SGD,
         {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
         "momentum",
-        {"learning_rate": 0.1, "nesterov": True, "weight_decay": 0.01, "decay": "coupled"},
+        {"learning_rate": 0.1, "nesterov": True, "weight_decay": 0.01, "weight_decay_mode": "coupled"},
     ),
-    ("adagrad", torch.optim.Adagrad, {"lr": 0.1}, "adagrad", {"learning_rate": 0.1}),
-    ("rmsprop", torch.optim.RMSprop, {"lr": 0.01}, "rmsprop", {"learning_rate": 0.01, "rho": 0.99}),
+    ("adagrad", torch.optim.Adagrad, {"lr": 0.1}, "adagrad", {"learning_rate": 0.1} | TORCH_ADAGRAD),
+    (
+        "rmsprop",
+        torch.optim.RMSprop,
+        {"lr": 0.01},
+        "rmsprop",
+        {"learning_rate": 0.01, "decay": 0.99, "eps_in_sqrt": False},
+    ),
     (
         "rmsprop, centered, momentum",
         torch.optim.RMSprop,
         {"lr": 0.01, "centered": True, "momentum": 0.9},
         "rmsprop",
-        {"learning_rate": 0.01, "rho": 0.99, "centered": True, "momentum": 0.9},
+        {"learning_rate": 0.01, "decay": 0.99, "eps_in_sqrt": False, "centered": True, "momentum": 0.9},
     ),
     (
         "adam, L2",
         torch.optim.Adam,
         {"lr": 0.01, "weight_decay": 0.1},
         "adam",
-        {"learning_rate": 0.01, "weight_decay": 0.1, "decay": "coupled"},
+        {"learning_rate": 0.01, "weight_decay": 0.1, "weight_decay_mode": "coupled"},
     ),
     (
         "adamw",
@@ -59,7 +66,7 @@ TORCH = [
         "adam",
         {"learning_rate": 0.01, "weight_decay": 0.1},
     ),
-    ("amsgrad", torch.optim.Adam, {"lr": 0.01, "amsgrad": True}, "amsgrad", {"learning_rate": 0.01}),
+    ("amsgrad", torch.optim.Adam, {"lr": 0.01, "amsgrad": True}, "amsgrad", {"learning_rate": 0.01, "maximum": "raw"}),
 ]
 KERAS = [
     (
@@ -67,14 +74,14 @@ KERAS = [
         keras.optimizers.Adagrad,
         {"learning_rate": 0.1},
         "adagrad",
-        {"learning_rate": 0.1, "eps": 0.0, "eps_root": 1e-7, "initial_accumulator": 0.1},
+        {"learning_rate": 0.1},
     ),
     (
         "rmsprop",
         keras.optimizers.RMSprop,
         {"learning_rate": 0.01},
         "rmsprop",
-        {"learning_rate": 0.01, "eps": 0.0, "eps_root": 1e-7},
+        {"learning_rate": 0.01, "eps": 1e-7},
     ),
     # Keras adds epsilon before it corrects the bias of v: with 0 both are one.
     (
@@ -82,7 +89,7 @@ KERAS = [
         keras.optimizers.Adam,
         {"learning_rate": 0.01, "amsgrad": True, "epsilon": 0.0},
         "amsgrad",
-        {"learning_rate": 0.01, "eps": 0.0},
+        {"learning_rate": 0.01, "eps": 0.0, "maximum": "raw"},
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""A window of the latest norms, which several limits learn from."""
+"""A window of the recent norms of each block, from which several limits are computed."""
 
 from typing import Any, NamedTuple
 
@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import check_integer
-from novoclip.limits import select_blocks
+from novoclip.limit import select_blocks
 from novoclip.mesh import broadcast_like
 from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import square_root, wide_ratio
 
 
 class HistoryState(NamedTuple):
-    """The latest norms of each block.
+    """The recent norms of each block.
 
     Attributes:
-      history: `(*blocks, window)`, norms before clipping; infinite where not yet filled.
-      slot: int32 `(*blocks)`, where the next norm goes.
+      history: `(*blocks, window)`, the norms; infinite in entries that are not filled yet.
+      slot: int32 `(*blocks)`, index of the entry that the next norm replaces.
     """
 
     history: jax.Array
@@ -31,7 +31,7 @@ def empty_history(norms: Any, window: int) -> HistoryState:
 
 
 def remember(state: HistoryState, norms: jax.Array) -> HistoryState:
-    """Return the history with these norms in place of the oldest; norms of 0 are passed over."""
+    """Return the history with these norms in place of the oldest. Norms of 0 are ignored."""
     window = state.history.shape[-1]
     slots = jax.lax.broadcasted_iota(jnp.int32, state.history.shape, state.history.ndim - 1)
     newest = slots == state.slot[..., None]
@@ -40,7 +40,7 @@ def remember(state: HistoryState, norms: jax.Array) -> HistoryState:
 
 
 def check_warmup(warmup: int, window: int) -> None:
-    """Raise unless the warm-up ends before the window is full."""
+    """Raise an error unless `warmup` is an integer in [1, window]."""
     check_integer("warmup", warmup, low=1)
     if warmup > window:
         msg = f"warmup must be at most window={window}; got {warmup}"
@@ -48,7 +48,7 @@ def check_warmup(warmup: int, window: int) -> None:
 
 
 def percentile_of(history: jax.Array, percentile: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return how many entries each block has, and their percentile, with linear interpolation; infinite without any."""
+    """Return the number of norms in each block's history, and their percentile; infinite if there are none."""
     filled = jnp.sum(is_limit(history), axis=-1).astype(history.dtype)
     position = percentile / 100 * jnp.maximum(filled - 1, 0)
     below, above = jnp.floor(position), jnp.ceil(position)
@@ -58,11 +58,11 @@ def percentile_of(history: jax.Array, percentile: jax.Array) -> tuple[jax.Array,
 
 
 def mean_and_deviation_of(history: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return how many entries each block has, their mean, and the root of their population variance."""
+    """Return the number of norms in each block's history, their mean and population standard deviation."""
     present = is_limit(history)
     entries = jnp.where(present, history, 0)
     filled = jnp.sum(present, axis=-1).astype(history.dtype)
-    # Divided by the largest, so that squares stay in range; to derivatives it is a constant, which cancels.
+    # Division by the largest norm keeps squares in range. It cancels in derivatives, and is a constant there.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(entries), axis=-1))
     scaled = wide_ratio(entries, broadcast_like(jnp.where(largest > 0, largest, 1)[..., None], entries))
     mean = jnp.sum(scaled, axis=-1) / jnp.maximum(filled, 1)

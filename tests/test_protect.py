@@ -1,0 +1,145 @@
+"""`protect`: what its docstring promises, on made records, beside a loop, and as the chain that it is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks import defaults, guards
+import novoclip
+from tests.programs import WRITES_IN_PLACE
+from tests.steps import compiled
+
+RECORDS = guards.synthetic()
+
+
+def test_spikes_are_caught_and_calm_steps_left_alone():
+    protected = novoclip.protect(optax.identity())
+    judged = [defaults.judge(*pair) for pair in zip(RECORDS, defaults.let_through(protected, RECORDS), strict=True)]
+    caught, spikes, touched, calm = np.sum(judged, axis=0)
+    assert caught >= 0.95 * spikes
+    assert touched <= 0.005 * calm
+    assert all(each[0] >= 0.95 * each[1] for each in judged)
+
+
+def by_hand(norms, clip_at=3.0, skip_at=4.0, decay=0.9, warmup=7, max_in_a_row=16):
+    """What becomes of each norm, in float64: clipped at 3 means, skipped above 4."""
+    found, row = [], 0
+    means, seen = [0.0, 0.0], 0
+    for norm in norms:
+        bounds = [factor * mean if seen else np.inf for factor, mean in zip((clip_at, skip_at), means, strict=True)]
+        spike = norm > bounds[1] and seen >= warmup
+        if not np.isfinite(norm) or (spike and row < max_in_a_row):
+            found.append(0.0)
+            row = row + 1 if np.isfinite(norm) else row
+            continue
+        row = row + 1 if spike else 0
+        found.append(min(norm, bounds[0]))
+        seen += 1
+        rate = max(1 - decay, 1 / seen)
+        means = [mean + rate * (min(norm, bound) - mean) for mean, bound in zip(means, bounds, strict=True)]
+    return found
+
+
+@pytest.mark.usefixtures("x64")
+def test_its_decisions_are_those_of_a_loop():
+    generator = np.random.default_rng(0)
+    norms = np.exp(generator.normal(size=300))
+    norms[[0, 50, 51, 120]] *= 30, 100, 1000, 3.5
+    norms[200:230] *= 50  # a level that stays
+    norms[[10, 130]] = np.nan, np.inf
+    rule = compiled(novoclip.protect(optax.identity()))
+    state, found = rule.init(jnp.zeros(1)), []
+    for norm in norms:
+        updates, state = rule.update(jnp.asarray([norm]), state)
+        found.append(float(updates[0]))
+    np.testing.assert_allclose(found, by_hand(norms), rtol=1e-12)
+
+
+def test_it_is_the_chain_that_its_docstring_shows():
+    params = {"w": jnp.ones(3)}
+    one = novoclip.protect(optax.adam(0.1))
+    other = novoclip.skip_spikes(
+        optax.adam(0.1),
+        novoclip.limits.running_mean(4.0, decay=0.9, warmup=7),
+        clip=novoclip.limits.running_mean(3.0, decay=0.9),
+    )
+    assert jax.tree.structure(one.init(params)) == jax.tree.structure(other.init(params))
+
+
+def test_a_step_that_is_not_finite_is_skipped_from_the_first_on_and_named():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    optimizer = compiled(novoclip.protect(optax.adamw(0.1)))
+    state = optimizer.init(params)
+    updates, after = optimizer.update({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}, state, params)
+    jax.tree.map(lambda u: np.testing.assert_array_equal(u, 0), updates)
+    jax.tree.map(np.testing.assert_array_equal, after.inner, state.inner)
+    assert "b: not finite in 1 of 1 steps" in novoclip.locate_nonfinite(after, params)
+
+
+def test_a_clipped_step_is_what_the_optimizer_is_given():
+    optimizer = compiled(novoclip.protect(optax.sgd(1.0)))
+    state = optimizer.init(jnp.zeros(2))
+    _, state = optimizer.update(jnp.array([0.6, 0.8]), state)
+    updates, state = optimizer.update(jnp.array([30.0, 40.0]), state)
+    np.testing.assert_allclose(updates, [-1.8, -2.4], rtol=1e-6)
+    figures = novoclip.metrics(state)
+    assert figures["spikes/norm"] == 50
+    assert figures["spikes/clip_limit"] == 3
+    assert (figures["spikes/clipped"], figures["spikes/skipped"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"clip": False}, [1.0] * 10 + [0.0]),
+        ({"skip": False}, [1.0] * 10 + [3.0]),
+        ({"clip": 0.5, "skip": False}, [0.5] * 11),
+        ({"skip": 0.5}, [0.0] * 11),
+        ({"clip": novoclip.limits.constant(0.25), "skip": novoclip.limits.constant(50.0)}, [0.25] * 10 + [0.0]),
+    ],
+)
+def test_each_part_can_be_replaced_or_switched_off(options, expected):
+    optimizer = compiled(novoclip.protect(optax.identity(), **options))
+    state, found = optimizer.init(jnp.zeros(1)), []
+    for norm in [1.0] * 10 + [100.0]:
+        updates, state = optimizer.update(jnp.array([norm]), state)
+        found.append(float(updates[0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_loss_far_above_the_latest_is_skipped():
+    optimizer = compiled(novoclip.protect(optax.identity()))
+    state = optimizer.init(jnp.zeros(1))
+    for loss in [2.0] * 20:
+        updates, state = optimizer.update(jnp.ones(1), state, value=loss)
+    assert updates == 1
+    updates, state = optimizer.update(jnp.ones(1), state, value=5.0)
+    assert updates == 0
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(TypeError, match="clip must be a number, or a Limit that needs no parameters"):
+        novoclip.protect(optax.identity(), clip="3")
+    with pytest.raises(TypeError, match="limit must be a number, or a Limit"):
+        novoclip.protect(optax.identity(), skip=novoclip.limits.agc(0.1))
+    with pytest.raises(TypeError, match="not called"):
+        novoclip.protect(optax.adam)
+
+
+@WRITES_IN_PLACE
+def test_a_step_makes_no_copy_of_the_gradients():
+    optimizer = novoclip.protect(optax.adam(1e-3))
+    params = {"w": jax.ShapeDtypeStruct((8192, 8192), "float32")}
+    state = jax.eval_shape(optimizer.init, params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    memory = step.lower(params, state, params).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 0.01 * 4 * params["w"].size

@@ -24,7 +24,6 @@ import novoclip
 
 RULES: dict[str, Any] = {
     "clip_by_global_norm(1.0)": novoclip.clip_by_global_norm(1.0),
-    "autoclip()": novoclip.autoclip(),
     "autoclip(10.0), as published": novoclip.autoclip(10.0),
     "autoclip(90.0)": novoclip.autoclip(90.0),
     "autoclip(95.0)": novoclip.autoclip(95.0),

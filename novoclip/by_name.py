@@ -15,6 +15,16 @@ REST = "*"  # the name of all leaves that no other name matches
 PATTERN = frozenset("*?[")
 
 
+def at_thresholds(
+    argument: str,
+    threshold: Any,
+    make: Callable[[Any], optax.GradientTransformationExtraArgs],
+    label_of: Callable[[Any, Any], str] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Return the rule of a threshold, or of a mapping from names to thresholds."""
+    return by_name(argument, threshold, make, label_of) if isinstance(threshold, Mapping) else make(threshold)
+
+
 def by_name(
     argument: str,
     table: Mapping[str, Any],

@@ -77,6 +77,24 @@ def masked(rule: optax.GradientTransformationExtraArgs, mask: Any) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def scaling_only(rule: optax.GradientTransformationExtraArgs, mask: Any) -> optax.GradientTransformationExtraArgs:
+    """Return the rule that sees all leaves, but changes only those of a mask."""
+    if mask is None:
+        return rule
+
+    def init(params: optax.Params) -> Any:
+        mask_tree(mask, params, "scale_mask")
+        return rule.init(params)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, Any]:
+        sent, state = rule.update(updates, state, params, **extra)
+        return restore(hide(sent, mask_tree(mask, updates, "scale_mask")), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def with_gradients(params: Any, updates: Any) -> Any:
     """Return the parameters that have a gradient, with None in place of the others.
 

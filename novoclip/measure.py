@@ -45,6 +45,7 @@ class Measure(NamedTuple):
       name: the name in error messages. A rule refuses a state that was made with a Measure of another name.
       rounding: how far a norm may be above its limit by rounding alone, in units in the last place.
       max_copies: how many copies of the parameters the history of a rule may take.
+      label_of: with groups, the function of (path, leaf) that returns the label of a leaf.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -56,6 +57,7 @@ class Measure(NamedTuple):
     name: str = "a Measure"
     max_copies: int = 64
     rounding: float = 4.0
+    label_of: Callable[[Any, Any], str] | None = None
 
 
 def blocks_of(

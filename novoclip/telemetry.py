@@ -32,16 +32,19 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     and outside of jit, and waits for nothing: the values are arrays until somebody reads them.
 
     Args:
-      opt_state: any tree that contains a state of novoclip.
+      opt_state: any pytree that contains a state of novoclip.
 
     Returns:
       A flat dict of scalars. `clip/steps`, `clip/clipped` and `clip/nonfinite` count steps since the
-      start; `clip/fraction` is the share of blocks that the last step clipped, and what follows is the
+      start; `clip/fraction` is the fraction of blocks that the last step clipped, and what follows is the
       last step's too (per element only `clip/steps`, unless counting was asked for). A rule with one
       block adds `clip/norm` and `clip/limit`, one with many `clip/norm_mean`, `clip/norm_max`,
-      `clip/limit_mean`, `clip/limit_max`. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
+      `clip/limit_mean`, `clip/limit_max`, and `clip/norm_max_fraction`, the largest norm as a fraction of the root of
+      the sum of squares of all: near 1, one block has nearly the whole norm, and a clip by the global norm before Adam
+      makes the steps of the others small. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
       `guard_nonfinite` the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds
-      `spikes/steps`, `skipped`, of which `nonfinite`, `released`, `norm`, `limit` and `value_limit`.
+      `spikes/steps`, `skipped`, of which `nonfinite`, `released`, `norm`, `limit`, `value_limit`, and with `clip=`
+      `clip_limit` and `clipped`.
       Empty if there is none.
 
       Names from the state stand after the kind: "body" of `optax.named_chain(("body", rule))`, or a label of
@@ -110,6 +113,13 @@ def _check_axes(name: str, state: Any) -> None:
         raise ValueError(msg)
 
 
+def _largest_fraction(norms: jax.Array) -> jax.Array:
+    """Return the largest norm as a fraction of the root of the sum of squares; 0 where all are 0."""
+    largest = jnp.max(norms, initial=0)
+    relative = norms / jnp.where(largest > 0, largest, 1)
+    return jnp.where(largest > 0, 1 / jnp.sqrt(jnp.maximum(jnp.sum(relative**2), 1)), 0)
+
+
 def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:
     kept = {name: _array(getattr(state, name)) for name in fields if not isinstance(getattr(state, name), tuple)}
     statistics: dict[str, jax.Array] = {}
@@ -121,6 +131,8 @@ def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:
         else:
             statistics[f"{name.removesuffix('s')}_mean"] = jnp.sum(value) / max(value.size, 1)
             statistics[f"{name.removesuffix('s')}_max"] = jnp.max(value, initial=0)
+            if name == "norms":
+                statistics["norm_max_fraction"] = _largest_fraction(value)
     return statistics
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,9 @@ Schedule = Callable[[jax.Array], Scalar]
 
 ScalarOrSchedule = Scalar | Schedule
 """A number, or a schedule that returns one."""
+
+Threshold = ScalarOrSchedule | Mapping[str, ScalarOrSchedule | None]
+"""A number or a schedule, or a mapping from names of leaves to such: {"embed": 0.1, "*": 1.0}."""
 
 Granularity = Literal["tree", "tensor", "unit", "element"] | Measure
 """What is clipped together: the whole pytree, each tensor, each output unit, each element; or a Measure."""

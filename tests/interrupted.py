@@ -16,8 +16,8 @@ STEPS = 80
 RULE = novoclip.skip_spikes(
     optax.chain(
         novoclip.autoclip(50.0, window=12, per="tensor"),
-        novoclip.zclip(warmup=5),
-        novoclip.adagc(warmup=5),
+        novoclip.zclip(warmup=5, max_norm=1.0),
+        novoclip.adagc(1.05, lambda_abs=1.0, warmup=5),
         optax.adam(0.01),
     ),
     novoclip.limits.deviation(6.0, window=16, warmup=8),

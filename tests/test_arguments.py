@@ -1,5 +1,6 @@
 """Thresholds as floats, arrays and schedules; wrong ones raise at once, and say why."""
 
+import functools
 import inspect
 
 import jax
@@ -154,7 +155,7 @@ def test_clip_says_which_function_takes_a_number():
 
 @pytest.mark.parametrize(("name", "value"), [("window", 0), ("window", 2.0), ("warmup", 0), ("warmup", True)])
 def test_wrong_counts_raise(name, value):
-    rule = novoclip.autoclip if name == "window" else novoclip.zclip
+    rule = functools.partial(novoclip.autoclip, 90.0) if name == "window" else novoclip.zclip
     with pytest.raises(ValueError if value == 0 and value is not False else TypeError, match=name):
         rule(**{name: value})
 
@@ -234,13 +235,15 @@ def test_quantiles_are_fractions(make):
 
 
 LONG = {
-    "autoclip": lambda per: novoclip.autoclip(per=per),
-    "autoclip, 65": lambda per: novoclip.autoclip(window=65, per=per),
+    "autoclip": lambda per: novoclip.autoclip(90.0, per=per),
+    "autoclip, 65": lambda per: novoclip.autoclip(90.0, window=65, per=per),
     "clip_by_deviation": lambda per: novoclip.clip_by_deviation(per=per),
-    "clip": lambda per: novoclip.clip_by_limit(novoclip.resolve_measure(per), novoclip.limits.autoclip(window=100)),
+    "clip": lambda per: novoclip.clip_by_limit(
+        novoclip.resolve_measure(per), novoclip.limits.autoclip(90.0, window=100)
+    ),
     "tighter": lambda per: novoclip.clip_by_limit(
         novoclip.resolve_measure(per),
-        novoclip.limits.tighter(novoclip.limits.deviation(window=40), novoclip.limits.autoclip(window=40)),
+        novoclip.limits.tighter(novoclip.limits.deviation(window=40), novoclip.limits.autoclip(90.0, window=40)),
     ),
     "a Limit of one's own": lambda per: novoclip.clip_by_limit(
         novoclip.resolve_measure(per),
@@ -260,12 +263,12 @@ def test_more_than_64_copies_of_the_parameters_are_asked_for(name):
 
 
 def test_the_size_of_a_history_per_element_is_estimated_right():
-    rule = novoclip.autoclip(window=65, per=novoclip.elements(max_copies=65))
+    rule = novoclip.autoclip(90.0, window=65, per=novoclip.elements(max_copies=65))
     state = rule.init(jnp.zeros(1000)).limit_state
     size = sum(array.nbytes for array in jax.tree.leaves(state))
     with pytest.raises(ValueError, match=f"65 copies of the parameters here, {size / 1000:.3g} kB for 1000 elements"):
-        novoclip.autoclip(window=65, per="element").init(jnp.zeros(1000))
-    for make in (novoclip.autoclip, novoclip.clip_by_deviation):
+        novoclip.autoclip(90.0, window=65, per="element").init(jnp.zeros(1000))
+    for make in (functools.partial(novoclip.autoclip, 90.0), novoclip.clip_by_deviation):
         make(window=64, per="element").init(jnp.zeros(2))
     with pytest.raises(ValueError, match="max_copies must be an integer of at least 1"):
         novoclip.elements(max_copies=0)
@@ -321,7 +324,7 @@ def test_an_optimizer_is_no_rule():
 LIMITS = [
     novoclip.limits.constant(1.0),
     novoclip.limits.tighter(novoclip.limits.constant(1.0), novoclip.limits.constant(2.0)),
-    novoclip.limits.autoclip(),
+    novoclip.limits.autoclip(90.0),
     novoclip.limits.deviation(),
     novoclip.limits.running_mean(3.0),
     novoclip.limits.running_quantile(),

@@ -113,12 +113,19 @@ def test_memories_are_their_formulas(name, arguments, limit, per):
     check(rule, lambda block: limit(**arguments), per, "normalize" if name == "adagn" else "hard")
 
 
+RAW = {"window": 7, "warmup": 1, "learn": "raw"}
+AT_1 = {"lambda_rel": 1.2, "lambda_abs": 1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "per"),
     cases(
-        ("clip_by_deviation", {"deviations": 3.0, "window": 16, "warmup": 8}),
-        ("clip_by_deviation", {"deviations": 1.5, "window": 20, "warmup": 5, "learn": "clipped", "eps": 0.5}),
-        ("clip_by_deviation", {"deviations": between(0.0, 2.0), "window": 7, "warmup": 1, "eps": between(0.2, 1e-3)}),
+        ("clip_by_deviation", {"deviations": 3.0, "window": 16, "warmup": 8, "learn": "raw"}),
+        ("clip_by_deviation", {"deviations": 1.5, "window": 20, "warmup": 5, "eps": 0.5}),
+        (
+            "clip_by_deviation",
+            {"deviations": between(0.0, 2.0), "window": 7, "warmup": 1, "learn": "raw", "eps": between(0.2, 1e-3)},
+        ),
     ),
 )
 def test_deviations_are_their_formulas(name, arguments, per):
@@ -147,9 +154,9 @@ def test_zclip_with_every_option_is_its_formula(name, arguments, per):
 @pytest.mark.parametrize(
     ("name", "arguments", "per"),
     cases(
-        ("adagc", {"warmup": 10}),
+        ("adagc", {"lambda_rel": 1.05, "lambda_abs": 1.0, "warmup": 10}),
         ("adagc", {"warmup": 6, "lambda_rel": between(1.5, 1.05), "lambda_abs": between(9.0, 0.5), "floor": 0.3}),
-        ("adagc", {"warmup": 1, "decay": between(0.8, 0.99), "floor": between(1.0, 0.2), "lambda_rel": 1.2}),
+        ("adagc", AT_1 | {"warmup": 1, "decay": between(0.8, 0.99), "floor": between(1.0, 0.2)}),
     ),
 )
 def test_adagc_is_its_formula(name, arguments, per):

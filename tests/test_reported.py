@@ -106,8 +106,8 @@ def test_a_norm_beyond_float16_gives_its_largest_number():
 DOUBLE = {
     "clip_by_value": novoclip.clip_by_value(1.0, count=True),
     "clip_by_norm": novoclip.clip_by_norm(1.0),
-    "autoclip": novoclip.autoclip(per="element", window=3),
-    "autoclip, per tensor": novoclip.autoclip(per="tensor", window=3),
+    "autoclip": novoclip.autoclip(90.0, per="element", window=3),
+    "autoclip, per tensor": novoclip.autoclip(90.0, per="tensor", window=3),
     "zclip": novoclip.zclip(per="element", warmup=2),
     "second moment": novoclip.clip_by_second_moment(1.0, count=True),
     "second moment, per tensor": novoclip.clip_by_second_moment(1.0, per="tensor", count=True),
@@ -170,7 +170,7 @@ def test_a_decay_that_is_nan_teaches_nothing():
 
 
 def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
-    rule = novoclip.autoclip()
+    rule = novoclip.autoclip(90.0)
     extra = {"norms": 1, "param_norms": 3, "step": 4}
     updates, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), None, **extra)
     np.testing.assert_array_equal(updates, 1)
@@ -193,8 +193,9 @@ def test_axes_may_be_any_integers_and_nothing_else():
 
 def test_integers_that_are_arrays_say_how_to_inject():
     for make in (novoclip.autoclip, novoclip.zclip):
+        arguments = {"percentile": 90.0, "window": 5} if make is novoclip.autoclip else {"warmup": 5}
         with pytest.raises(TypeError, match="static_args"):
-            optax.inject_hyperparams(make)(**{"window" if make is novoclip.autoclip else "warmup": 5}).init(jnp.ones(1))
+            optax.inject_hyperparams(make)(**arguments).init(jnp.ones(1))
 
 
 @pytest.mark.usefixtures("x64")

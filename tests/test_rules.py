@@ -100,8 +100,9 @@ def test_zclip_is_the_authors_loop(per, mode):
     check(rule, lambda: ZClip(2.0, 0.9, 9, 5.0, mode), per)
 
 
-def test_zclip_with_the_authors_defaults():
-    check(novoclip.zclip(), lambda: ZClip(max_norm=1.0), "tree")
+@pytest.mark.parametrize("max_norm", [1.0, np.inf])
+def test_zclip_with_the_authors_maximum_and_without(max_norm):
+    check(novoclip.zclip() if max_norm > 1 else novoclip.zclip(max_norm=1.0), lambda: ZClip(max_norm=max_norm), "tree")
 
 
 @pytest.mark.parametrize(

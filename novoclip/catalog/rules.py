@@ -49,7 +49,7 @@ RULES = (
         "clip",
         "hard",
         PER,
-        ({"percentile": 90.0, "window": 200}, {"window": 4, "per": "tensor"}),
+        ({"percentile": 90.0, "window": 200}, {"percentile": 10.0, "window": 4, "per": "tensor"}),
         of_spikes=0.701,  # the percentile of four norms is 0.7 of the way to the largest
     ),
     Entry(novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"per": "unit"})),

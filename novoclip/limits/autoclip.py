@@ -15,7 +15,7 @@ from novoclip.typing import ScalarOrSchedule
 
 
 def autoclip(
-    percentile: ScalarOrSchedule = 10.0, *, window: int = 1000, warmup: int = 1, include_current: bool = True
+    percentile: ScalarOrSchedule, *, window: int = 1000, warmup: int = 1, include_current: bool = True
 ) -> Limit:
     """Limit each block to a percentile of its recent norms (AutoClip).
 
@@ -24,8 +24,8 @@ def autoclip(
     infinite.
 
     Args:
-      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. The default of 10 is the published
-        value, and clips nine steps in ten; 90 clips outliers only.
+      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. 90 clips
+        the largest norms only; the published 10 clips nine steps in ten.
       window: number of recent norms to keep per block, at least 1.
       warmup: number of norms to see before there is a limit, in [1, window].
       include_current: whether n_t is one of the norms that c_t is computed from.

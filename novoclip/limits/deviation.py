@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def deviation(
     *,
     window: int = 128,
     warmup: int | None = None,
-    learn: str = "raw",
+    learn: Literal["clipped", "raw"] = "clipped",
     eps: ScalarOrSchedule = 1e-6,
 ) -> Limit:
     """Limit each block to the mean of its recent norms plus a number of standard deviations.

@@ -25,7 +25,7 @@ class RunningMeanState(NamedTuple):
     seen: jax.Array
 
 
-def running_mean(factor: ScalarOrSchedule = 2.0, *, decay: ScalarOrSchedule = 0.98, warmup: int = 1) -> Limit:
+def running_mean(factor: ScalarOrSchedule = 2.0, *, decay: ScalarOrSchedule = 0.9, warmup: int = 1) -> Limit:
     """Limit each block to a multiple of the running mean of its clipped norms.
 
     c_t = factor m_{t-1};  m_t = m_{t-1} + r (min(n_t, c_t) - m_{t-1}), with r = max(1 - decay, 1 / t), which is a plain

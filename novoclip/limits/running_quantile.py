@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def running_quantile(
     quantile: ScalarOrSchedule = 0.5,
     *,
     rate: ScalarOrSchedule = 0.2,
-    form: str = "geometric",
+    form: Literal["geometric", "arithmetic"] = "geometric",
     initial: ScalarOrSchedule | None = None,
 ) -> Limit:
     """Limit each block to a running estimate of a quantile of its norms, with one scalar of state per block.

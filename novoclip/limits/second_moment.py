@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,9 @@ class SecondMomentState(NamedTuple):
     seen: Any
 
 
-def second_moment(threshold: ScalarOrSchedule, *, b2: ScalarOrSchedule = 0.999, form: str = "inverse") -> Limit:
+def second_moment(
+    threshold: ScalarOrSchedule, *, b2: ScalarOrSchedule = 0.999, form: Literal["inverse", "proportional"] = "inverse"
+) -> Limit:
     """Limit each block by the running mean v of its squared norm.
 
         v_t = b2 v_{t-1} + (1 - b2) n_t^2, v_0 = 0;  c_t = threshold / sqrt(v_t)         "inverse"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def zclip(
     decay: ScalarOrSchedule = 0.97,
     warmup: int = 25,
     max_norm: ScalarOrSchedule = jnp.inf,
-    mode: str = "adaptive_scaling",
+    mode: Literal["adaptive_scaling", "mean", "percentile"] = "adaptive_scaling",
     clip_factor: ScalarOrSchedule = 1.0,
     skip_update_on_spike: bool = False,
     release: int | None = None,

@@ -72,11 +72,11 @@ def _adagc(
 
 
 def adagc(
-    lambda_rel: ScalarOrSchedule = 1.05,
+    lambda_rel: ScalarOrSchedule = 2.0,
     *,
-    lambda_abs: ScalarOrSchedule = 1.0,
+    lambda_abs: ScalarOrSchedule = jnp.inf,
     decay: ScalarOrSchedule = 0.98,
-    warmup: int = 100,
+    warmup: int = 8,
     floor: ScalarOrSchedule = 0.0,
     per: Granularity = "tensor",
     shape: Shape = "hard",
@@ -89,12 +89,11 @@ def adagc(
     the warm-up, the global norm is clipped at lambda_abs, and gamma is the smallest clipped norm of the block. Norms of
     0 are ignored.
 
-    With the published values, more than half of all steps are clipped once norms vary by 20 %, and the limit rises by
-    at most 0.1 % per step. To clip outliers only, use a `lambda_rel` of 1.5 or more.
+    As published (`adagc(1.05, lambda_abs=1.0, warmup=100)`), more than half of all steps are clipped once norms vary by
+    20 %, and the limit rises by at most 0.1 % per step. The defaults clip outliers only: docs/defaults.md.
 
     Args:
-      lambda_rel: multiple of the mean, at least 1: a float, an array or a schedule. The default of 1.05 is the
-        published value.
+      lambda_rel: multiple of the mean, at least 1: a float, an array or a schedule.
       lambda_abs: limit of the global norm during the warm-up, at least 0, in the gradients' units: a float, an array or
         a schedule.
       decay: decay rate of gamma, in [0, 1]: a float, an array or a schedule.
@@ -126,7 +125,7 @@ def adagc(
       >>> for size in (0.1, 0.1, 100.0):
       ...     updates, state = rule.update(size * jnp.array([3.0, 4.0]), state)
       >>> print(updates, state.limits)
-      [0.315 0.42 ] [0.525]
+      [0.6 0.8] [1.]
 
     References:
       Wang et al., `AdaGC: Improving training stability for large language model pretraining

@@ -8,11 +8,11 @@ import optax
 
 from novoclip.granularity import units
 from novoclip.rules.agc import agc
-from novoclip.typing import Mask, Nonfinite, Scalar, ScalarOrSchedule
+from novoclip.typing import Mask, Nonfinite, Scalar, Threshold
 
 
 def adaptive_grad_clip(
-    clipping: ScalarOrSchedule,
+    clipping: Threshold,
     eps: Scalar = 1e-3,
     axis: int | tuple[int, ...] | None = None,
     *,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import optax
 
 from novoclip import limits
+from novoclip.by_name import at_thresholds
 from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule, Shape
+from novoclip.masks import masked
+from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule, Shape, Threshold
 
 
 def agc(
-    clipping: ScalarOrSchedule = 0.01,
+    clipping: Threshold = 0.01,
     *,
     eps: ScalarOrSchedule = 1e-3,
     per: Granularity = "unit",
@@ -27,7 +29,8 @@ def agc(
     The authors do not clip the last linear layer: `agc(0.01, mask={"head": False, ...})`.
 
     Args:
-      clipping: the fraction, at least 0: a float, an array or a schedule. The default of 0.01 is the published value
+      clipping: the fraction, at least 0: a float, an array, a schedule, or a mapping from names to such, as in
+        `clip_by_norm`. The default of 0.01 is the published value
         for batches of 4096; smaller batches need larger values.
       eps: lower bound of the weight norm, at least 0, in the weights' units: a float, an array or a schedule. Without
         it, weights of zero would never change.
@@ -67,6 +70,9 @@ def agc(
     `optax.adaptive_grad_clip` treats a kernel with three axes as that of an attention layer, which is wrong for 1-D
     convolutions. Its lower bound of 1e-6 for the gradient norm is not needed here.
     """
-    return clip_by_limit(
-        resolve_measure(per, norm), limits.agc(clipping, eps=eps), shape, nonfinite=nonfinite, mask=mask
-    )
+    measure = resolve_measure(per, norm)
+
+    def at(threshold: ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+        return clip_by_limit(measure, limits.agc(threshold, eps=eps), shape, nonfinite=nonfinite)
+
+    return masked(at_thresholds("clipping", clipping, at, measure.label_of), mask)

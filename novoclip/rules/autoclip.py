@@ -11,7 +11,7 @@ from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule
 
 
 def autoclip(
-    percentile: ScalarOrSchedule = 10.0,
+    percentile: ScalarOrSchedule,
     *,
     window: int = 1000,
     warmup: int = 1,
@@ -28,8 +28,8 @@ def autoclip(
     of them, so the first step is not clipped. Norms of 0 are ignored.
 
     Args:
-      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. The default of 10 is the published
-        value. It clips nine steps in ten, which is close to normalizing gradients; 90 clips outliers only.
+      percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. 90 clips
+        the largest norms only. The published 10 clips nine steps in ten, which is close to normalizing gradients.
       window: number of recent norms to keep per block, at least 1. The authors keep all norms: for that, use the number
         of steps of the run. Per element, each norm takes one copy of the parameters, and more than 64 have to be
         allowed by `per=elements(max_copies=...)`.

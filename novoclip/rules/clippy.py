@@ -28,9 +28,9 @@ from novoclip.typing import Granularity, Mask, Nonfinite, ScalarOrSchedule
 
 def clippy(
     relative: ScalarOrSchedule = 0.1,
-    absolute: ScalarOrSchedule = 1e-7,
+    absolute: ScalarOrSchedule = 1e-3,
     *,
-    floor: ScalarOrSchedule = 0.0,
+    floor: ScalarOrSchedule = 0.1,
     per: Granularity = "tensor",
     nonfinite: Nonfinite = "zero",
     mask: Mask = None,
@@ -40,9 +40,8 @@ def clippy(
     u_new = u min(1, 1 / n) with n = max_i |u_i| / (relative max(|w_i|, floor rms(w)) + absolute). Place it after the
     optimizer and its learning rate in the chain. The direction of each tensor's update does not change.
 
-    As published (floor = 0, absolute = 1e-7), a single weight of 0 stops its whole tensor: biases, embeddings and
-    adapters that start at 0 never change. Give a `floor`, such as 0.1, and an `absolute` near the step that a tensor of
-    zeros may take, such as 1e-3.
+    As published (`clippy(absolute=1e-7, floor=0.0)`), a single weight of 0 stops its whole tensor: biases, embeddings
+    and adapters that start at 0 never change.
 
     Args:
       relative: allowed step as a fraction of the weight, at least 0: a float, an array or a schedule.
@@ -71,7 +70,7 @@ def clippy(
       >>> rule = clippy(0.5)
       >>> params, update = jnp.array([1.0, -2.0]), jnp.array([2.0, 0.5])
       >>> print(rule.update(update, rule.init(params), params)[0].round(4))
-      [0.5   0.125]
+      [0.501  0.1252]
 
     References:
       Tang et al., `Improving training stability for multitask ranking models in recommender systems

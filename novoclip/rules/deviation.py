@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import optax
 
 from novoclip import limits
@@ -15,7 +17,7 @@ def clip_by_deviation(
     *,
     window: int = 128,
     warmup: int | None = None,
-    learn: str = "raw",
+    learn: Literal["clipped", "raw"] = "clipped",
     eps: ScalarOrSchedule = 1e-6,
     per: Granularity = "tree",
     norm: Norm = "l2",
@@ -35,7 +37,8 @@ def clip_by_deviation(
       window: number of recent norms to keep per block, at least 1. Per element, each norm takes one copy of the
         parameters, and more than 64 have to be allowed by `per=elements(max_copies=...)`.
       warmup: number of norms to see before anything is clipped, in [1, window]; None for half of the window.
-      learn: "raw" keeps norms before clipping, "clipped" norms after clipping.
+      learn: "clipped" keeps norms after clipping; "raw", as in levanter, norms before it, so that one spike raises the
+        limit for a whole window.
       eps: lower bound of the standard deviation, as a fraction of the mean, at least 0: a float, an array or a
         schedule.
       per: the block, which is the unit that is clipped together: "tree" (the whole pytree), "tensor", "unit" (an output

@@ -13,7 +13,7 @@ from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule
 def clip_by_running_mean(
     factor: ScalarOrSchedule = 2.0,
     *,
-    decay: ScalarOrSchedule = 0.98,
+    decay: ScalarOrSchedule = 0.9,
     per: Granularity = "tree",
     norm: Norm = "l2",
     shape: Shape = "hard",

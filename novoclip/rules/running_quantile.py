@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import optax
 
 from novoclip import limits
@@ -14,7 +16,7 @@ def clip_by_running_quantile(
     quantile: ScalarOrSchedule = 0.5,
     *,
     rate: ScalarOrSchedule = 0.2,
-    form: str = "geometric",
+    form: Literal["geometric", "arithmetic"] = "geometric",
     initial: ScalarOrSchedule | None = None,
     per: Granularity = "tree",
     norm: Norm = "l2",

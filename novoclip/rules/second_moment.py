@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def clip_by_second_moment(
     b2: ScalarOrSchedule = 0.999,
     *,
     per: Granularity = "element",
-    form: str = "inverse",
+    form: Literal["inverse", "proportional"] = "inverse",
     shape: Shape = "hard",
     nonfinite: Nonfinite = "zero",
     count: bool = False,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import optax
 
 from novoclip import limits
+from novoclip.by_name import at_thresholds
 from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_measure
-from novoclip.typing import Mask, Nonfinite, ScalarOrSchedule, Shape
+from novoclip.masks import masked
+from novoclip.typing import Mask, Nonfinite, ScalarOrSchedule, Shape, Threshold
 
 
 def clip_by_value(
-    max_delta: ScalarOrSchedule,
+    max_delta: Threshold,
     *,
     shape: Shape = "hard",
     nonfinite: Nonfinite = "zero",
@@ -25,7 +27,8 @@ def clip_by_value(
     becomes 0.
 
     Args:
-      max_delta: c, at least 0, in the gradients' units: a float, an array or a schedule.
+      max_delta: c, at least 0, in the gradients' units: a float, an array, a schedule, or a mapping from names to such,
+        as in `clip_by_norm`.
       shape: how elements are clipped: "hard" (to at most c), "tanh", "arctan", "algebraic", "smooth" (all elements,
         smoothly to below c), "normalize" (sign(g) c) or "drop" (to 0 beyond c).
       nonfinite: "zero" sets NaN to 0; "propagate" passes it on.
@@ -55,8 +58,12 @@ def clip_by_value(
 
     `optax.clip` differs in that it keeps NaN, and in how it clips complex elements.
     """
-    limit = limits.constant(max_delta, name="max_delta")
-    return clip_by_limit(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count, mask=mask)
+
+    def at(threshold: ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
+        limit = limits.constant(threshold, name="max_delta")
+        return clip_by_limit(resolve_measure("element"), limit, shape, nonfinite=nonfinite, count=count)
+
+    return masked(at_thresholds("max_delta", max_delta, at), mask)
 
 
 clip = clip_by_value  # its name in Optax

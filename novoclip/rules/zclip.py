@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import jax.numpy as jnp
 import optax
 
 from novoclip import limits
@@ -15,8 +18,8 @@ def zclip(
     *,
     decay: ScalarOrSchedule = 0.97,
     warmup: int = 25,
-    max_norm: ScalarOrSchedule = 1.0,
-    mode: str = "adaptive_scaling",
+    max_norm: ScalarOrSchedule = jnp.inf,
+    mode: Literal["adaptive_scaling", "mean", "percentile"] = "adaptive_scaling",
     clip_factor: ScalarOrSchedule = 1.0,
     skip_update_on_spike: bool = False,
     release: int | None = None,
@@ -44,7 +47,8 @@ def zclip(
         schedule.
       warmup: number of norms to see before the first z-score, at least 1. They give the initial mean and variance.
       max_norm: upper bound of the limit, at least 0, in the gradients' units: a float, an array or a schedule;
-        `jnp.inf` for none.
+        `jnp.inf` for none. The
+        published value is 1.0, which clips every step of a run whose norms are larger.
       mode: "adaptive_scaling" (the larger the spike, the lower the limit), "mean" or "percentile" (the mean plus
         z_threshold standard deviations).
       clip_factor: factor of the limit in "adaptive_scaling", in (0, 1]: a float, an array or a schedule.

@@ -28,7 +28,7 @@ class RunningQuantile:
 class Deviation:
     """Levanter: the mean of the norms before, plus k deviations of the population, once there are enough."""
 
-    def __init__(self, k, window, warmup, learn="raw", eps=1e-6):
+    def __init__(self, k, window, warmup, learn="clipped", eps=1e-6):
         self.k, self.window, self.warmup, self.learn, self.eps, self.history = k, window, warmup, learn, eps, []
 
     def __call__(self, n, step):
@@ -162,7 +162,7 @@ def adaclip(gradients, decay=0.999):
         yield result
 
 
-def clippy(gradients, params, relative=0.1, absolute=1e-7, floor=0.0):
+def clippy(gradients, params, relative=0.1, absolute=1e-3, floor=0.1):
     """Tang et al., 2023, with weights that count as at least a share of their tensor's root mean square."""
     for step, gradient in enumerate(gradients):
         result = {}

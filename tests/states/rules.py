@@ -30,7 +30,7 @@ RULES = {
     "clip_by_spectral_norm": novoclip.clip_by_spectral_norm(0.1),
     "clip_by_trust_ratio": novoclip.clip_by_trust_ratio(0.1),
     "clip_by_value": novoclip.clip_by_value(0.1, count=True),
-    "clippy": novoclip.clippy(0.1, 1e-7),
+    "clippy": novoclip.clippy(0.1, 1e-7, floor=0.0),
     "delta_gclip": novoclip.delta_gclip(),
     "guard_nonfinite": novoclip.guard_nonfinite(optax.adam(0.1)),
     "groups": novoclip.zclip(max_norm=1.0, per=novoclip.groups(lambda path, _: path[0])),

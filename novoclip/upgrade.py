@@ -19,6 +19,7 @@ RENAMED = {
     "memory": ("limit_state", "moments"),
     "norm_memory": ("norm_limit_state",),
     "value_memory": ("value_limit_state",),
+    "velocity": ("trace",),
 }
 
 

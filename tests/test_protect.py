@@ -130,6 +130,50 @@ def test_wrong_arguments_are_named():
         novoclip.protect(optax.adam)
 
 
+# States with keys, Python numbers, branches, loops, counters, several trees, and none.
+OPTIMIZERS = {
+    "adafactor": optax.adafactor(1e-2),
+    "dog": optax.contrib.dog(1.0),
+    "injected": optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    "micro-batches": optax.MultiSteps(optax.adam(0.1), 2),
+    "noise": optax.noisy_sgd(0.1, eta=0.1, key=jax.random.key(0)),
+    "novoclip's": novoclip.adamw(0.1, clip=novoclip.agc(0.1)),
+    "schedule-free": optax.contrib.schedule_free_adamw(1e-2),
+    "sgd": optax.sgd(0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_around_any_optimizer_good_steps_are_its_own_and_bad_ones_leave_no_trace(name):
+    inner = optax.with_extra_args_support(OPTIMIZERS[name]) if name != "micro-batches" else OPTIMIZERS[name]
+    guard = novoclip.protect(OPTIMIZERS[name])
+    params = {"w": jnp.arange(1.0, 7.0).reshape(2, 3)}
+
+    @jax.jit
+    def step(state, guarded, scale):
+        gradients = jax.tree.map(lambda p: scale * p, params)
+        return inner.update(gradients, state, params), guard.update(gradients, guarded, params)
+
+    state, guarded = inner.init(params), guard.init(params)
+    for _ in range(3):
+        (expected, state), (updates, guarded) = step(state, guarded, 0.1)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
+    _, (updates, after) = step(state, guarded, jnp.nan)
+    np.testing.assert_array_equal(updates["w"], 0)
+    is_key = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key)  # noqa: E731
+    bits = functools.partial(jax.tree.map, lambda x: jax.random.key_data(x) if is_key(x) else x)
+    jax.tree.map(np.testing.assert_array_equal, bits(after.inner), bits(guarded.inner))
+
+
+def test_an_optimizer_that_changes_the_form_of_its_state_is_refused():
+    grows = optax.GradientTransformation(
+        lambda params: (), lambda updates, state, params=None: (updates, (*state, 1.0))
+    )
+    guard = novoclip.protect(grows)
+    with pytest.raises(TypeError, match="the optimizer inside changed its state"):
+        guard.update(jnp.ones(2), guard.init(jnp.ones(2)))
+
+
 @WRITES_IN_PLACE
 def test_a_step_makes_no_copy_of_the_gradients():
     optimizer = novoclip.protect(optax.adam(1e-3))

@@ -38,8 +38,8 @@ def apply_if(
         return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], jax.tree.leaves(new)
 
     def select(new: jax.Array, other: Any) -> jax.Array:
-        # Some optimizers let a state take the gradients' dtype.
-        other = jnp.asarray(other)
+        # Some optimizers let a state take the gradients' dtype, or return a Python number.
+        new, other = jnp.asarray(new), jnp.asarray(other)
         other = other if other.dtype == new.dtype else other.astype(new.dtype)
         return lax.select_n(taken, with_sharding_of(other, new), new)
 
@@ -61,7 +61,8 @@ def apply_if(
         value if isinstance(var, Var) and kept.get(var) is leaf else select(value, leaf)
         for var, value, leaf in zip(jaxpr.outvars[count:], values[count:], old, strict=True)
     ]
-    new = [a if a.dtype == jnp.result_type(b) else a.astype(jnp.result_type(b)) for a, b in zip(new, old, strict=True)]
+    dtypes = [jnp.asarray(leaf).dtype for leaf in old]
+    new = [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in zip(new, dtypes, strict=True)]
     return with_numbers(updates, sent), form.unflatten(new)
 
 

@@ -21,10 +21,10 @@ class MomentumState(NamedTuple):
     """The state of momentum.
 
     Attributes:
-      velocity: a pytree like the parameters.
+      trace: v, a pytree like the parameters.
     """
 
-    velocity: Any
+    trace: Any
 
 
 def momentum_algorithm(
@@ -49,18 +49,18 @@ def momentum_algorithm(
     def learn(gradients: Any, state: MomentumState, step: Step) -> MomentumState:
         b, rest = step.decay(decay, name)
         if form == "averaged":
-            return MomentumState(average(gradients, state.velocity, (b, rest)))
+            return MomentumState(average(gradients, state.trace, (b, rest)))
         taken = jnp.ones((), step.dtype)
         if dampening is not None:
             taken = jnp.where(step.number == 0, 1, step.decay(dampening, "dampening")[1])
-        return MomentumState(jax.tree.map(lambda g, v: b * v + taken * g, gradients, state.velocity))
+        return MomentumState(jax.tree.map(lambda g, v: b * v + taken * g, gradients, state.trace))
 
     def direction(gradients: Any, state: MomentumState, step: Step) -> Any:
         if not nesterov:
-            return state.velocity
+            return state.trace
         b, rest = step.decay(decay, name)
         taken = rest if form == "averaged" else jnp.ones((), step.dtype)
-        return jax.tree.map(lambda g, v: taken * g + b * v, gradients, state.velocity)
+        return jax.tree.map(lambda g, v: taken * g + b * v, gradients, state.trace)
 
     def init(shapes: Any) -> MomentumState:
         return MomentumState(zeros(shapes, accumulator_dtype))

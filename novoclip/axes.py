@@ -10,7 +10,7 @@ from novoclip.arguments import check_choice
 from novoclip.matching import ByPath, check_entries, check_function
 from novoclip.paths import Path, leaves_with_paths
 
-LAYOUTS = ("flax", "tensorflow", "torch")
+LAYOUTS = ("auto", "flax", "tensorflow", "torch")
 
 Axes = int | Sequence[int]
 AxesOf = Callable[[Any, jax.Array], tuple[int, ...]]
@@ -20,7 +20,7 @@ def resolve_axes(axes: Axes | str | Callable[[str, jax.Array], Axes]) -> AxesOf:
     """Return the function of (path, leaf) that returns the sorted axes, from 0, that `axes` of `units` stands for."""
     if isinstance(axes, str):
         check_choice("axes", axes, LAYOUTS)
-        return _all_but_first if axes == "torch" else _all_but_last
+        return {"auto": _all_but_outputs, "torch": _all_but_first}.get(axes, _all_but_last)
     fixed = () if callable(axes) else _integers(axes)
 
     def reduced(path: str, leaf: jax.Array) -> tuple[int, ...]:
@@ -69,6 +69,10 @@ def _integers(axes: Any) -> tuple[int, ...]:
     except TypeError:
         msg = f"axes must be an integer, several, or a function of (path, leaf) that returns them; got {axes!r}"
         raise TypeError(msg) from None
+
+
+def _all_but_outputs(path: str, leaf: jax.Array) -> tuple[int, ...]:
+    return (_all_but_first if getattr(path, "outputs_first", False) else _all_but_last)(path, leaf)
 
 
 def _all_but_last(_: str, leaf: jax.Array) -> tuple[int, ...]:

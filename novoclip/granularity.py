@@ -1,4 +1,4 @@
-"""Granularities: which numbers of a gradient tree make a block, by name or by a Measure of one's own."""
+"""Granularities: which elements of the gradients are clipped together, by name or by a Measure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +22,9 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     """Return the Measure that a rule's `per=` and `norm=` name.
 
     Args:
-      per: "tree" (one block), "tensor" (one block a leaf), "unit" (one block an output
-        unit: every axis but the last is reduced, and a leaf of one axis or none is one
-        block), "element" (each number), or a Measure, which brings its own norm.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a block.
+      per: "tree" (the whole pytree), "tensor" (each leaf), "unit" (each output unit, as `units("auto")` finds it),
+        "element" (each element), or a Measure, which has its own norm.
+      norm: norm of the elements of a block: "l1", "l2", "max" or "rms"; "inf" is "max".
 
     Returns:
       The Measure.
@@ -55,7 +54,7 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     if per == "element":
         return ELEMENTS
     if per == "unit":
-        return units("flax", norm=norm)
+        return units("auto", norm=norm)
     if per == "tensor":
         return blocks_of(lambda leaves: whole_leaves(_each(leaves), leaves, "stack"), norm, "tensor")
     return blocks_of(lambda leaves: whole_leaves((0,) * len(leaves), leaves, "scalar"), norm, "tree")
@@ -88,11 +87,11 @@ def resolve_fixed(per: str | Measure, norm: str = "l2", *, elements: bool = Fals
 
 
 def elements(*, max_copies: int = 64) -> Measure:
-    """Measure each element as a block of its own, as `per="element"` does.
+    """Make each element a block of its own, as `per="element"` does, with room for longer histories.
 
     Args:
-      max_copies: how many copies of the parameters the history of a rule may take, at least 1. A `window`
-        of 1000 norms of each element takes 1000: 4 TB for a model of 10^9.
+      max_copies: number of copies of the parameters that the history of a rule may take, at least 1. A `window` of 1000
+        norms per element takes 1000: 4 TB for a model of 10^9 parameters.
 
     Returns:
       A Measure whose norms are the pytree of absolute values.
@@ -112,14 +111,15 @@ def elements(*, max_copies: int = 64) -> Measure:
 
 
 def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Measure:
-    """Measure one block for each label.
+    """Make one block of all leaves that have the same label.
 
     Args:
-      label_of: `label_of(path, leaf)` names a leaf's group; `path` reads "a/b/kernel".
-      norm: "l1", "l2", "max" or "rms" of all the numbers in a group.
+      label_of: a function `label_of(path, leaf)` that returns the label of a leaf; `path` is a string, "a/b/kernel".
+      norm: norm of all elements of a group: "l1", "l2", "max" or "rms".
 
     Returns:
-      A Measure whose norms are one vector, in the order in which labels first occur.
+      A Measure whose norms are one vector, in the order in which labels first occur. To give thresholds by label, use
+      a mapping: `clip_by_norm({"embed": 0.1, "*": 1.0}, per=groups(label_of))`.
 
     Raises:
       ValueError: if `norm` is unknown.
@@ -152,21 +152,20 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
 
 
 def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:
-    """Measure one block for each tensor, and for each layer of tensors that stack several.
+    """Make one block of each tensor, and of each layer of tensors that stack several layers.
 
     Args:
-      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
-        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure, with an entry for each leaf or above it.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a tensor.
-      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the parameters.
+      stacked: the number of leading layer axes of each leaf, as in Flax's `nn.scan`: an integer, a function
+        `stacked(path, leaf)` (True is 1), or a pytree of integers that is a prefix of the parameters.
+      norm: norm of the elements of a tensor: "l1", "l2", "max" or "rms".
+      specs: inside `jax.shard_map`, how leaves are sharded: a pytree of PartitionSpecs like the parameters.
 
     Returns:
       A Measure whose norms are one vector, leaf after leaf, layer after layer.
 
     Raises:
-      TypeError: if `stacked` says something that is no integer.
-      ValueError: if `norm` is unknown. In use: if a leaf has fewer axes than layers are counted along.
+      TypeError: if `stacked` is or returns anything but integers.
+      ValueError: if `norm` is unknown. In use: if a leaf has fewer axes than layer axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -184,30 +183,29 @@ def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Mea
 def units(
     axes: Axes | str | Callable[[str, jax.Array], Axes], *, norm: str = "l2", stacked: Stacked = 0, specs: Any = None
 ) -> Measure:
-    """Measure one block for each slice that is left of a leaf when `axes` are reduced.
+    """Make one block of each output unit: of each slice that is left of a leaf when `axes` are reduced.
 
     Args:
-      axes: the axes that norms are taken over, or a function `axes(path, leaf)` that
-        returns them. For an attention kernel of shape (features, heads, head size), 0
-        makes a unit of each column, and (0, 2) of each head. Or the layout of the kernels: "flax"
-        and "tensorflow" have the outputs in the last axis, "torch" in the first; the other
-        axes are reduced, and a leaf of one axis or none is one block.
-      norm: "l1", "l2", "max" or "rms" of the numbers in a unit.
-      stacked: how many leading axes of a leaf count layers, as in Flax's `nn.scan`: an integer, a
-        function `stacked(path, leaf)` (True is 1), or a tree of integers like the parameters or a part
-        of their outer structure, with an entry for each leaf or above it. Each layer
-        then has units of its own; `axes` are those of a layer.
-      specs: inside `jax.shard_map`, how leaves are split: a tree of PartitionSpecs like the
-        parameters. Not needed elsewhere, nor for leaves that are whole on every device.
+      axes: the layout of the kernels, the axes that are reduced, or a function `axes(path, leaf)` that returns these.
+        "auto" has the outputs in the first axis for layers of Equinox (`equinox.nn`), in the last for all else; "flax"
+        and "tensorflow" in the last; "torch" in the first. All other axes are reduced, and a leaf of one axis or none
+        is one block. For an attention kernel of shape (features, heads, head size), axes=0 makes a unit of each
+        column, and (0, 2) of each head.
+      norm: norm of the elements of a unit: "l1", "l2", "max" or "rms".
+      stacked: the number of leading layer axes of each leaf, as in Flax's `nn.scan`: an integer, a function
+        `stacked(path, leaf)` (True is 1), or a pytree of integers that is a prefix of the parameters. Each layer has
+        units of its own; `axes` are those of a layer.
+      specs: inside `jax.shard_map`, how leaves are sharded: a pytree of PartitionSpecs like the parameters. Not needed
+        elsewhere, nor for leaves that every device holds in full.
 
     Returns:
-      A Measure whose norms are `Slices`: arrays of the norms of leaves that are alike, in which the axes that were
-      reduced have size 1. So nothing moves between devices that hold parts of a leaf.
+      A Measure whose norms are `states.Slices`: arrays of the norms of leaves that have norms of one shape, in which
+      reduced axes have size 1. Nothing moves between devices that hold parts of a leaf.
 
     Raises:
       TypeError: if `axes` are no integers.
-      ValueError: if a name is unknown, or a leaf lacks such an axis. In use: if a leaf is split over
-        mesh axes that `specs` does not name.
+      ValueError: if a name is unknown, or a leaf lacks such an axis. In use: if a leaf is sharded over mesh axes that
+        `specs` does not name.
 
     Example:
       >>> import jax.numpy as jnp

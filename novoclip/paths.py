@@ -13,9 +13,11 @@ class Path(str):
 
     Attributes:
       keys: its parts. The paths in {"a": {"b": x}} and {"a/b": x} are equal, but their keys differ.
+      outputs_first: whether it is the weight of a layer of Equinox, whose first axis is that of the outputs.
     """
 
     keys: tuple[str, ...]
+    outputs_first: bool = False
 
 
 def make_path(keys: Iterable[Any]) -> Path:
@@ -33,7 +35,14 @@ def leaves_with_paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -
     if any(keys and keys[-1] == jax.tree_util.GetAttrKey("value") for keys, _ in found):
         outer = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable)
         variables = {keys for keys, node in outer if _is_variable(node)}
-    return [(make_path(keys[:-1] if keys[:-1] in variables else keys), leaf) for keys, leaf in found]
+    layers: set[Any] = set()
+    if any(isinstance(key, jax.tree_util.GetAttrKey) for keys, _ in found for key in keys):
+        outer = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_equinox_layer)
+        layers = {keys for keys, node in outer if _is_equinox_layer(node)}
+    named = [(make_path(keys[:-1] if keys[:-1] in variables else keys), leaf) for keys, leaf in found]
+    for (path, _), (keys, _) in zip(named, found, strict=True):
+        path.outputs_first = any(keys[:end] in layers for end in range(len(keys)))
+    return named
 
 
 def is_function(argument: Any) -> bool:
@@ -79,6 +88,10 @@ def entry_for(prefix: Any, argument: str) -> Callable[[Any, Any], Any]:
         raise ValueError(msg)
 
     return find
+
+
+def _is_equinox_layer(node: Any) -> bool:
+    return any(kind.__module__.startswith("equinox.nn") for kind in type(node).__mro__)
 
 
 def _is_variable(node: Any) -> bool:

@@ -229,6 +229,22 @@ def test_an_nnx_optimizer_trains():
     assert times_clipped(optimizer.opt_state) > 0
 
 
+def test_units_of_equinox_layers_are_their_outputs():
+    """Their weights are (out, in): the default would be wrong without a look at the module."""
+    linear = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
+    model = {"equinox": eqx.filter(linear, eqx.is_array), "flax": linear.weight.T}
+    gradients = jax.tree.map(lambda x: 10 * x, model)
+    for rule in (novoclip.agc(0.1), novoclip.clip_by_norm(0.1, per="unit"), novoclip.centralize()):
+        updates, _ = rule.update(gradients, rule.init(model), model)
+        np.testing.assert_allclose(updates["equinox"].weight, updates["flax"].T, rtol=1e-6)
+    in_torchs = novoclip.agc(0.1, per=novoclip.units("torch"))
+    expected, _ = in_torchs.update(gradients["equinox"], in_torchs.init(model["equinox"]), model["equinox"])
+    found, _ = novoclip.agc(0.1).update(
+        gradients["equinox"], novoclip.agc(0.1).init(model["equinox"]), model["equinox"]
+    )
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
+
+
 def test_equinox_modules_with_functions_among_their_leaves_train():
     model, (x, y) = eqx.nn.MLP(3, 1, 8, 1, activation=jnp.tanh, key=jax.random.key(0)), data()
     optimizer = optax.chain(novoclip.agc(0.1, per=novoclip.units("torch")), chained())

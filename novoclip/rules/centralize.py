@@ -19,7 +19,7 @@ from novoclip.stacks import Stacked, resolve_stacked, within_layers
 
 
 def centralize(
-    axes: Axes | str | Callable[[str, jax.Array], Axes] = "flax", *, stacked: Stacked = 0, specs: Any = None
+    axes: Axes | str | Callable[[str, jax.Array], Axes] = "auto", *, stacked: Stacked = 0, specs: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Subtract from each output's gradient its mean over the inputs (gradient centralization).
 
@@ -27,9 +27,9 @@ def centralize(
     whose mean is not finite is set to zero. So are elements of other leaves that are not finite.
 
     Args:
-      axes: the layout of the kernels, as in `units`: "flax" and "tensorflow" have the outputs in the last axis, "torch"
-        in the first. Or the axes of the inputs: an integer, several, or a function `axes(path, leaf)` that returns
-        them.
+      axes: the layout of the kernels, as in `units`: "auto" has the outputs in the first axis for layers of Equinox, in
+        the last for all else; "flax" and "tensorflow" in the last, "torch" in the first. Or the axes of the inputs: an
+        integer, several, or a function `axes(path, leaf)` that returns them.
       stacked: the number of leading layer axes of each leaf, as in `units`: an integer, a function
         `stacked(path, leaf)`, or a pytree of integers that is a prefix of the parameters.
       specs: inside `jax.shard_map`, how leaves are sharded: a pytree of PartitionSpecs like the parameters. None if no

@@ -121,8 +121,8 @@ FAULTS = (
     Fault(
         "units over the wrong axis",
         "novoclip/axes.py",
-        'return _all_but_first if axes == "torch" else _all_but_last',
-        'return _all_but_last if axes == "torch" else _all_but_first',
+        'getattr(path, "outputs_first", False)',
+        'not getattr(path, "outputs_first", False)',
         (only(RULES, "clip_by_norm_is"), RULES, MORE),
     ),
     Fault(

@@ -327,7 +327,7 @@ LIMITS = [
     novoclip.limits.autoclip(90.0),
     novoclip.limits.deviation(),
     novoclip.limits.running_mean(3.0),
-    novoclip.limits.running_quantile(),
+    novoclip.limits.running_quantile(0.9),
     novoclip.limits.second_moment(3.0),
     novoclip.limits.agc(0.1),
     novoclip.limits.trust_ratio(),

@@ -64,7 +64,10 @@ def test_no_state_is_taken_for_that_of_another_rule():
         (novoclip.autoclip(90.0, window=8), novoclip.autoclip(90.0, window=32)),
         (novoclip.autoclip(90.0, window=8, per="element"), novoclip.autoclip(90.0, window=16, per="element")),
         (novoclip.clip_by_deviation(window=8), novoclip.clip_by_deviation(window=32)),
-        (novoclip.clip_by_running_quantile(form="geometric"), novoclip.clip_by_running_quantile(form="arithmetic")),
+        (
+            novoclip.clip_by_running_quantile(0.9, form="geometric"),
+            novoclip.clip_by_running_quantile(0.9, form="arithmetic"),
+        ),
         (novoclip.clip_by_second_moment(3.0), novoclip.clip_by_second_moment(3.0, form="proportional")),
         (novoclip.zclip(warmup=5), novoclip.zclip(warmup=50)),
         (novoclip.adagc(warmup=5), novoclip.adagc(warmup=50)),

@@ -52,7 +52,9 @@ RULES = (
         ({"percentile": 90.0, "window": 200}, {"percentile": 10.0, "window": 4, "per": "tensor"}),
         of_spikes=0.701,  # the percentile of four norms is 0.7 of the way to the largest
     ),
-    Entry(novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"per": "unit"})),
+    Entry(
+        novoclip.clip_by_running_quantile, "clip", "hard", PER, ({"quantile": 0.9}, {"quantile": 0.5, "per": "unit"})
+    ),
     Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1, "learn": "clipped"},)),
     Entry(
         novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})

@@ -178,12 +178,14 @@ def skip_spikes(
                 "clip_limit_state": select_blocks(learned, clip_state, state.clip_limit_state),
                 "clipped": safe_increment(state.clipped, beyond),
             }
+        entering = shown.complete(tree.rescale(shown.leaves, norm, jnp.where(taken, held, 0)))
         sent, inner_state = apply_if(
             taken,
-            lambda leaves: advance(shown.complete(tree.rescale(leaves, norm, held)), state.inner, params, **extra),
-            shown.leaves,
+            lambda leaves: advance(leaves, state.inner, params, **extra),
+            entering,
             updates,
             state.inner,
+            finite=True,
         )
         bad = in_place(_bad_leaves(shown.leaves, ~taken), shown.leaves, updates, params, state.leaf_steps)
         steps = safe_increment(state.steps, jnp.array(True))

@@ -19,11 +19,14 @@ def apply_if(
     entering: optax.Updates,
     updates: optax.Updates,
     state: Any,
+    *,
+    finite: bool = False,
 ) -> tuple[optax.Updates, Any]:
     """Return run(entering) where the step is taken; else zero updates, and the state as it was.
 
-    What is not finite is never computed with: a skipped step is computed of zeros. Each array of the new state is
-    selected where it is computed, before updates are computed from it. Selected at the end, XLA would keep a copy.
+    What is not finite is never computed with: unless `entering` is `finite`, a skipped step is computed of zeros. Each
+    array of the new state is selected where it is computed, before updates are computed from it. Selected at the end,
+    XLA would keep a copy.
     """
     known, structure = _flat(entering)
     places = [i for i, leaf in enumerate(known) if is_measured(leaf)]
@@ -55,7 +58,8 @@ def apply_if(
     for var, leaf in zip(jaxpr.outvars[count:], old, strict=True):
         if isinstance(var, Var) and var in computed:
             kept.setdefault(var, leaf)
-    values = _evaluated(jaxpr, traced.consts, [or_zeros(leaf) for leaf in gradients], kept, select)
+    given = gradients if finite else [or_zeros(leaf) for leaf in gradients]
+    values = _evaluated(jaxpr, traced.consts, given, kept, select)
     sent = [or_zeros(value) for value in values[:count]]
     new = [
         value if isinstance(var, Var) and kept.get(var) is leaf else select(value, leaf)

@@ -37,7 +37,7 @@ class QuantileState(NamedTuple):
 
 
 def running_quantile(
-    quantile: ScalarOrSchedule = 0.5,
+    quantile: ScalarOrSchedule,
     *,
     rate: ScalarOrSchedule = 0.2,
     form: Literal["geometric", "arithmetic"] = "geometric",

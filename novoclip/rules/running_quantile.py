@@ -13,7 +13,7 @@ from novoclip.typing import Granularity, Mask, Nonfinite, Norm, ScalarOrSchedule
 
 
 def clip_by_running_quantile(
-    quantile: ScalarOrSchedule = 0.5,
+    quantile: ScalarOrSchedule,
     *,
     rate: ScalarOrSchedule = 0.2,
     form: Literal["geometric", "arithmetic"] = "geometric",
@@ -30,8 +30,8 @@ def clip_by_running_quantile(
     history of norms.
 
     Args:
-      quantile: the quantile as a fraction, in [0, 1]: a float, an array or a schedule. The default of 0.5 is the
-        published value, and clips every other step; 0.9 clips outliers only.
+      quantile: the quantile as a fraction, in [0, 1]: a float, an array or a schedule. 0.9 clips one step in
+        ten at a steady level; the published 0.5 clips every other step.
       rate: step size of the estimate, above 0: a float, an array or a schedule. The default of 0.2 is the published
         value. In the geometric form, the limit then rises by a factor of at most exp(0.2 quantile) per step.
       form: "geometric", or "arithmetic", whose rate is in the gradients' units.

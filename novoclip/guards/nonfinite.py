@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ POLICIES = ("skip", "zero_leaf", "zero_element")
 
 
 class NonfiniteState(NamedTuple):
-    """The state of `guard_nonfinite`; `locate_nonfinite` puts it into words.
+    """The state of `guard_nonfinite`; `locate_nonfinite` formats it.
 
     Attributes:
       steps: int32, steps seen; stops at the largest int32, as the other counters do.
@@ -46,17 +46,20 @@ class NonfiniteState(NamedTuple):
 
 
 def guard_nonfinite(
-    inner: optax.GradientTransformation, *, policy: str = "skip", mask: Mask = None
+    inner: optax.GradientTransformation,
+    *,
+    policy: Literal["skip", "zero_leaf", "zero_element"] = "skip",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Keep NaN and infinity away from an optimizer, and remember which leaf held them.
+    """Skip steps whose gradients hold NaN or infinity, and count which leaf held them.
 
     Args:
-      inner: the optimizer, with the rules in front of it.
-      policy: "skip" leaves out the step: updates are zero, and `inner` is not called; "zero_leaf" sets
-        each leaf that is not finite to zeros, "zero_element" each such number, and goes on.
+      inner: the optimizer, with the rules before it: `guard_nonfinite(optax.chain(clip, adam))`.
+      policy: "skip" skips the step: updates are zero, and the state of `inner` does not change; "zero_leaf" sets each
+        leaf that is not finite to zeros, and "zero_element" each such element, before `inner` sees the gradients.
       mask: which leaves are searched: a pytree of booleans, a prefix of the parameters, or a function of the
         gradients that returns one; None for all. Leaves with False, such as frozen ones, never count as
-        not finite. `inner` is given them too, with 0 in place of each number that is not finite.
+        not finite. `inner` is given them too, with 0 in place of each element that is not finite.
 
     Returns:
       A GradientTransformation with a `NonfiniteState`.

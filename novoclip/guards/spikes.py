@@ -1,4 +1,4 @@
-"""Steps skipped because their gradient norm or loss is far above the latest."""
+"""Skip steps whose gradient norm or loss is far above the recent ones."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def skip_spikes(
     clip: Limit | float | None = None,
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Leave out steps whose gradient norm, or loss, lies far above those of the latest good steps.
+    """Skip steps whose gradient norm, or loss, is far above those of the recent good steps.
 
-    A step is a spike if ||g|| > c, where `limit` finds c from the norms of the good steps before it, or if
-    `update(..., value=loss)` is given and the loss is above what `value_limit` finds from the losses of those
-    steps. Then updates are zero and `inner` is not called: its moments, counters and weight decay do not change.
-    A step whose norm or loss is not finite is always skipped. The limits learn from neither.
+    A step is a spike if ||g|| > c, where `limit` computes c from the norms of the good steps before it, or if
+    `update(..., value=loss)` is given and the loss is above what `value_limit` computes from the losses of those
+    steps. The updates of a spike are zero, and moments, counters and weight decay of `inner` do not change. A step
+    whose norm or loss is not finite is always skipped. The limits learn from neither.
 
     After `max_in_a_row` spikes without a usual step between them, the level has changed: the next spikes go to
     `inner`, clipped at c, and the limits learn from them, until a step is no spike.
@@ -61,16 +61,16 @@ def skip_spikes(
         `limits.deviation`, `limits.autoclip`, `limits.zclip`, or one of your own with `signed=True`. By
         default mean + 6 max(standard deviation, 0.01 |mean|) + 0.005, of the latest 128 losses, once there are 8.
         `False` ignores the loss, even one that is not finite.
-      max_in_a_row: how many spikes in a row are skipped, at least 1.
-      learn: "good" keeps spikes out of what the limits are found from; "all" includes them as they came, as
-        OLMo-core does, and as a quantile needs, such as
-        `limits.autoclip(99.0, include_current=False, warmup=100)`: the quantile of good steps alone would
-        skip one step in a hundred, and then one in a hundred of the rest.
+      max_in_a_row: number of spikes in a row that are skipped, at least 1.
+      learn: what the limits learn from: "good" steps alone, or "all" steps. OLMo-core's rule is learn="all" with
+        `limits.deviation(6.0, learn="raw", warmup=64)`. A quantile needs "all", such as
+        `limits.autoclip(99.0, include_current=False, warmup=100)`: the quantile of good steps alone would skip one
+        step in a hundred, and then one in a hundred of the rest.
       clip: the Limit that the gradient of a step that is not skipped is clipped at, or a number; None for none. It
         learns from the steps that are not skipped. The norm is the one that is judged, so that it costs no pass over
         the gradients, as a rule in `inner` would.
-      mask: which leaves count: a pytree of booleans, a prefix of the parameters, or a function of the gradients
-        that returns one; None for all. Leaves with False, such as frozen ones, do not enter the norm, and may hold
+      mask: which leaves count: a pytree of booleans that is a prefix of the parameters, or a function of the gradients
+        that returns one; None for all. Leaves with False, such as frozen ones, do not count in the norm, and may hold
         NaN. `inner` is given them too, with 0 in place of each element that is not finite.
 
     Returns:

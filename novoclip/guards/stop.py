@@ -1,4 +1,4 @@
-"""An end to a training that has gone wrong, decided on the host."""
+"""Stop a training run after too many bad steps; decided on the host."""
 
 from typing import Any, NoReturn
 
@@ -11,7 +11,7 @@ AT_MOST = 4  # how many leaves a message lists
 
 
 class TrainingStoppedError(RuntimeError):
-    """What `check` raises: too many steps were bad.
+    """The error that `check` raises: too many steps were bad.
 
     Attributes:
       counts: what the state that says so has counted: where it is, `steps`, `bad`, `nonfinite`, `in_a_row`,

@@ -75,7 +75,11 @@ def test_finite_gradients_pass_under_every_debugging_mode_without_jit(case):
 
 
 def test_a_state_from_before_works_under_debug_infs():
-    for rule in (novoclip.autoclip(90.0, window=4), novoclip.clip_by_running_quantile(0.9), novoclip.adagc(warmup=2)):
+    for rule in (
+        novoclip.autoclip(90.0, window=4),
+        novoclip.clip_by_running_quantile(0.9),
+        novoclip.adagc(lambda_abs=1.0, warmup=2),
+    ):
         params = random_tree()
         state = jax.jit(rule.init)(params)
         _, expected = jax.jit(rule.update)(random_tree(1), state, params)

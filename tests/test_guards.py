@@ -22,9 +22,9 @@ STORED = json.loads((Path(__file__).parent / "trajectories" / "rules.json").read
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(1)}
 DEFAULT = novoclip.skip_spikes(optax.sgd(1.0))
 FOR_EVER = novoclip.skip_spikes(optax.sgd(1.0), max_in_a_row=10**6)
-SHORT = novoclip.limits.deviation(2.0, window=8, warmup=4)
+SHORT = novoclip.limits.deviation(2.0, window=8, warmup=4, learn="raw")
 IN_LOOP = novoclip.skip_spikes(optax.sgd(1.0), SHORT, value_limit=SHORT, max_in_a_row=3)
-EARLY = novoclip.limits.deviation(6.0, window=16, warmup=4)
+EARLY = novoclip.limits.deviation(6.0, window=16, warmup=4, learn="raw")
 
 
 def gradients(size, dtype=jnp.float32):
@@ -169,7 +169,7 @@ def test_a_lasting_shift_costs_as_many_steps_as_are_left_out_in_a_row(kind, by):
 
 
 def test_after_too_many_in_a_row_steps_go_through_clipped_and_are_learned_raw():
-    limit = novoclip.limits.deviation(3.0, window=8, warmup=2)
+    limit = novoclip.limits.deviation(3.0, window=8, warmup=2, learn="raw")
     optimizer = novoclip.skip_spikes(optax.sgd(1.0), limit, max_in_a_row=2)
     updates, states = scanned(optimizer, np.float32([1, 3, 100, np.nan, 100, 100, 100, 100]))
     np.testing.assert_array_equal(states.skipped, [0, 0, 1, 2, 3, 3, 3, 3])
@@ -365,7 +365,7 @@ def test_a_percentile_as_the_limit_leaves_out_about_its_share():
 def test_olmo_learns_spikes_and_so_lets_the_next_one_through():
     case = STORED["skip step, loss and norm, 6 sigma: gradient"]
     theirs = [i for i, updates in enumerate(case["updates"]) if not np.any(updates["a/bias"])]
-    limit = novoclip.limits.deviation(6.0, window=16, warmup=8)
+    limit = novoclip.limits.deviation(6.0, window=16, warmup=8, learn="raw")
     optimizer = novoclip.skip_spikes(optax.identity(), limit)
     entering = gradients_without_faults()
     state, update, ours = optimizer.init(entering[0]), jax.jit(optimizer.update), []

@@ -57,7 +57,11 @@ RULES = (
     ),
     Entry(novoclip.clip_by_deviation, "clip", "hard", PER, ({"window": 200, "warmup": 1, "learn": "clipped"},)),
     Entry(
-        novoclip.zclip, "clip", "hard", PER, ({}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"})
+        novoclip.zclip,
+        "clip",
+        "hard",
+        PER,
+        ({"max_norm": 1.0}, {"warmup": 2, "max_norm": 0.5, "per": "unit", "mode": "percentile"}),
     ),
     Entry(novoclip.clip_by_running_mean, "clip", "hard", PER, ({"per": "tensor"},)),
     Entry(novoclip.adagc, "clip", "hard", BLOCKS, ({"warmup": 1},)),

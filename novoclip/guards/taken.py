@@ -44,10 +44,10 @@ def apply_if(
         # Some optimizers let a state take the gradients' dtype, or return a Python number.
         new, other = jnp.asarray(new), jnp.asarray(other)
         other = other if other.dtype == new.dtype else other.astype(new.dtype)
-        return lax.select_n(taken, with_sharding_of(other, new), new)
+        return _selected(taken, new, with_sharding_of(other, new))
 
     def or_zeros(leaf: jax.Array) -> jax.Array:
-        return lax.select_n(taken, lax.full_like(leaf, 0), leaf)
+        return _or_zeros(taken, leaf)
 
     gradients = [jnp.asarray(known[i]) for i in places]
     traced = jax.make_jaxpr(step)(*gradients)
@@ -68,6 +68,17 @@ def apply_if(
     dtypes = [jnp.asarray(leaf).dtype for leaf in old]
     new = [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in zip(new, dtypes, strict=True)]
     return with_numbers(updates, sent), form.unflatten(new)
+
+
+# Under jit of their own: for leaves of one shape they are lowered once.
+@jax.jit
+def _selected(taken: jax.Array, new: jax.Array, other: jax.Array) -> jax.Array:
+    return lax.select_n(taken, other, new)
+
+
+@jax.jit
+def _or_zeros(taken: jax.Array, leaf: jax.Array) -> jax.Array:
+    return lax.select_n(taken, lax.full_like(leaf, 0), leaf)
 
 
 def _evaluated(

@@ -13,7 +13,7 @@ from novoclip.blocks import l2_norm
 from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks
 from novoclip.limit import Limit, make_limit, select_blocks
-from novoclip.ranges import no_limit
+from novoclip.ranges import is_limit, no_limit
 from novoclip.safe_math import wide_ratio
 from novoclip.typing import Granularity, Mask, Nonfinite, ScalarOrSchedule, Shape
 
@@ -56,9 +56,11 @@ def _adagc(
         total = extra["total"].astype(norms.dtype) if "total" in extra else l2_norm(norms)
         share = wide_ratio(norms, jnp.broadcast_to(jnp.where(total > 0, total, 1), norms.shape))
         most = value_at(lambda_abs, step, norms, "lambda_abs")
-        absolute = jnp.where(share > 0, most * share, 0)
+        bounded = is_limit(most)
+        absolute = jnp.where(bounded & (share > 0), jnp.where(bounded, most, 1) * share, 0)
         # Where the global norm is within lambda_abs, this is at least the block's own norm, except for rounding.
         absolute = jnp.where(total <= most, jnp.maximum(absolute, norms), absolute)
+        absolute = jnp.where(bounded, absolute, no_limit(norms.dtype))
         gamma = jnp.where(warm, state.gamma, 1)
         relative = value_at(lambda_rel, step, norms, "lambda_rel") * gamma
         limits = jnp.where(warm, relative, absolute)

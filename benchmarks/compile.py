@@ -59,6 +59,10 @@ PAIRS: dict[str, tuple[Make, Make]] = {
     ),
     "novograd": (lambda: novoclip.novograd(1e-3), lambda: optax.novograd(1e-3)),
     "skip_spikes(optax.adam)": (lambda: novoclip.skip_spikes(adam()), lambda: optax.apply_if_finite(adam(), 5)),
+    "guard_nonfinite(optax.adam)": (
+        lambda: novoclip.guard_nonfinite(adam()),
+        lambda: optax.apply_if_finite(adam(), 5),
+    ),
 }
 
 

@@ -66,6 +66,13 @@ PAIRS: dict[str, tuple[Make, Make, str, float]] = {
         "our adam",
         1.3,
     ),
+    "protect(optax.adamw)": (lambda: novoclip.protect(adamw()), adamw, "optax.adamw", 1.05),
+    "guard_nonfinite(optax.adamw)": (
+        lambda: novoclip.guard_nonfinite(adamw()),
+        lambda: optax.apply_if_finite(adamw(), 5),
+        "apply_if_finite",
+        1.0,
+    ),
     "momentum": (lambda: novoclip.momentum(RATE), lambda: optax.sgd(RATE, 0.9), "Optax", 1.05),
     "adagrad": (lambda: novoclip.adagrad(RATE), lambda: optax.adagrad(RATE), "Optax", 1.05),
     "rmsprop": (lambda: novoclip.rmsprop(RATE), lambda: optax.rmsprop(RATE), "Optax", 1.05),

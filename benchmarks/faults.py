@@ -33,18 +33,18 @@ LATER = "; the next step is not finite either"
 INTRODUCTION = """# Faults
 
 What each transform of the catalog makes of a bad gradient, or of a wrong use, at its second step. Found by
-`python benchmarks/faults.py`, with the first arguments that `novoclip/catalog.py` lists for each; float32, CPU, not
+`python benchmarks/faults.py`, with the first arguments that `novoclip/catalog/` lists for each; float32, CPU, not
 compiled. Parameters are a 4 x 3 kernel and a bias of 3; a fault in one element or one leaf is in the kernel.
 
-- "clipped": no number grew; "rescaled": some did; "a step": what an optimizer or a wrapper makes of a gradient.
-- memory is what later steps depend on: "kept" is bit for bit what it was, "-" means that there is none.
+- "clipped": no element grew; "rescaled": some did; "a step": what an optimizer or a wrapper makes of a gradient.
+- state is what later steps depend on: "kept" is bit for bit what it was, "-" means that there is none.
 - counted: whether a counter `nonfinite` in the state went up; "-" means that there is none.
 - The main number is the learning rate of an optimizer that has one, otherwise the first argument, if it is a number.
 - Where numbers are wrong, a usual step follows. It is finite unless the row says that it is not.
 - A learning rate that a schedule makes NaN comes out, in the updates; a decay that is NaN learns nothing.
 - Trees of another structure or shape than in `init` raise where the state has blocks or leaves to compare them with.
 
-| fault | what happens | memory | counted | transforms |
+| fault | what happens | state | counted | transforms |
 |---|---|---|---|---|"""
 
 
@@ -53,13 +53,13 @@ class Outcome(NamedTuple):
 
     Attributes:
       words: what happened, in few words.
-      memory: "kept", "moved", "not finite", or "-" where there is none.
+      state: "kept", "moved", "not finite", or "-" where there is none.
       counted: "yes" or "no", or "-" where the state has no counter `nonfinite`.
       names: whether an error's message contains the argument's or leaf's name.
     """
 
     words: str
-    memory: str = "-"
+    state: str = "-"
     counted: str = "-"
     names: bool = True
 
@@ -138,7 +138,7 @@ def nodes(tree: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def memory_of(state: Any) -> list[Any]:
+def state_of(state: Any) -> list[Any]:
     return [np.asarray(leaf) for name, leaf in nodes(state) if name not in LOGS]
 
 
@@ -154,8 +154,8 @@ def types(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
-def about_memory(before: Any, after: Any) -> str:
-    old, new = memory_of(before), memory_of(after)
+def about_state(before: Any, after: Any) -> str:
+    old, new = state_of(before), state_of(after)
     if not old:
         return "-"
     if types(before) != types(after):
@@ -215,13 +215,13 @@ class Run:
         """Return what comes of a step; `after` are the gradients of the next one."""
         updates, state = self.step(gradients, self.state, params)
         words = about_updates(self.case, gradients, updates)
-        memory = about_memory(self.state, state)
+        kept = about_state(self.state, state)
         counts = list(zip(counted(self.state), counted(state), strict=True))
-        if after is not None and memory != "of another shape":
+        if after is not None and kept != "of another shape":
             updates, state = self.step(after, state, params)
-            usual = finite(jax.tree.leaves(updates)) and about_memory(self.state, state) != "not finite"
+            usual = finite(jax.tree.leaves(updates)) and about_state(self.state, state) != "not finite"
             words += "" if usual else LATER
-        return Outcome(words, memory, ("yes" if any(new > old for old, new in counts) else "no") if counts else "-")
+        return Outcome(words, kept, ("yes" if any(new > old for old, new in counts) else "no") if counts else "-")
 
 
 def of_gradients(case: Case) -> Iterator[tuple[str, Outcome]]:

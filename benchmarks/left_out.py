@@ -16,7 +16,8 @@ import optax
 import novoclip
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-import train_lm
+from storm_rules import Rule, parse_optimizer
+from storm_training import Task, final_loss, make_optimizer
 
 
 def aggc() -> optax.GradientTransformation:
@@ -85,18 +86,13 @@ CASES: tuple[tuple[str, Callable[[], Any], str], ...] = (
 
 def main() -> None:
     """Print one row a case."""
-    training, validation, vocabulary = train_lm.encode("\n".join(topics.values()))
-    model = train_lm.LanguageModel(vocabulary)
-    validate = train_lm.make_validation(model, validation)
-    params = model.init(jax.random.key(0), jnp.zeros((1, train_lm.LENGTH), jnp.int32))
-    adam = train_lm.parse_optimizer("adam")[1]
+    task = Task("\n".join(topics.values()))
+    adam = parse_optimizer("adam").transform
     print("| before Adam | clean | stormed |\n|---|---|---|", flush=True)
     for name, make, place in CASES:
-        optimizer, chunk = train_lm.make_trainer(model, train_lm.Rule(name, {}, make, place), adam, training)
-        losses = []
-        for stormed in (False, True):
-            run = train_lm.Run("", stormed, train_lm.make_weather(1000, None, stormed=stormed))
-            losses.append(float(validate(train_lm.train(run, params, optimizer, chunk, lambda *_: None))))
+        rule = Rule(name, {}, make, place)
+        optimizer = make_optimizer(rule, adam)
+        losses = [final_loss(task, rule, optimizer, stormed=stormed) for stormed in (False, True)]
         print(f"| {name} | {losses[0]:.3f} | {losses[1]:.3f} |", flush=True)
 
 

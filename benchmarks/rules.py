@@ -13,15 +13,14 @@ from pathlib import Path
 from pydoc_data.topics import topics
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import novoclip
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-import train_lm
+from storm_rules import NO_RULE, Rule, parse_optimizer, parse_rule
+from storm_training import Task, final_loss, make_optimizer
 
 BEFORE = (
     "record",
@@ -110,19 +109,19 @@ BEST = (  # of the gradient rules, by the loss after the storm with one seed
 )
 
 
-def listed() -> Iterator[tuple[str, train_lm.Rule, optax.GradientTransformation]]:
+def listed() -> Iterator[tuple[str, Rule, optax.GradientTransformation]]:
     """Yield (what it is called, the rule, the optimizer) for every row."""
-    adam = train_lm.parse_optimizer("adam")[1]
+    adam = parse_optimizer("adam").transform
     for text in BEFORE:
-        yield f"{text} → adam", train_lm.parse_rule(text), adam
-    stable_spam = train_lm.Rule("chain", {}, lambda: optax.chain(novoclip.adaclip(), novoclip.adagn()))
+        yield f"{text} → adam", parse_rule(text), adam
+    stable_spam = Rule("chain", {}, lambda: optax.chain(novoclip.adaclip(), novoclip.adagn()))
     yield "adaclip → adagn → adam", stable_spam, adam
     for text in BEHIND:
-        yield f"adam → {text}", train_lm.parse_rule(text)._replace(place="updates"), adam
+        yield f"adam → {text}", parse_rule(text)._replace(place="updates"), adam
     for text in AROUND:
-        yield f"{text}(adam)", train_lm.parse_rule(text), adam
+        yield f"{text}(adam)", parse_rule(text), adam
     for text in ALONE:
-        yield text, train_lm.NO_RULE, train_lm.parse_optimizer(text)[1]
+        yield text, NO_RULE, parse_optimizer(text).transform
 
 
 def main() -> None:
@@ -132,20 +131,16 @@ def main() -> None:
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--only", help="rows whose name contains this")
     options = parser.parse_args()
-    training, validation, vocabulary = train_lm.encode("\n".join(topics.values()))
-    model = train_lm.LanguageModel(vocabulary)
-    validate = train_lm.make_validation(model, validation)
+    task = Task("\n".join(topics.values()))
     print("| rule | clean | stormed | storm's cost |\n|---|---|---|---|", flush=True)
     for name, rule, descent in listed():
         if (options.best and name not in BEST) or (options.only and options.only not in name):
             continue
-        losses = {False: [], True: []}
-        for seed in range(options.seeds):
-            params = model.init(jax.random.key(3 * seed), jnp.zeros((1, train_lm.LENGTH), jnp.int32))
-            optimizer, chunk = train_lm.make_trainer(model, rule, descent, training, seed)
-            for stormed, found in losses.items():
-                run = train_lm.Run("", stormed, train_lm.make_weather(1000, None, stormed=stormed))
-                found.append(float(validate(train_lm.train(run, params, optimizer, chunk, lambda *_: None))))
+        optimizer = make_optimizer(rule, descent)
+        losses = {
+            stormed: [final_loss(task, rule, optimizer, stormed=stormed, seed=seed) for seed in range(options.seeds)]
+            for stormed in (False, True)
+        }
         cells = [cell(losses[False]), cell(losses[True]), cell(np.subtract(losses[True], losses[False]))]
         print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 

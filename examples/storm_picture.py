@@ -1,5 +1,7 @@
 """The picture that train_lm.py draws of its runs."""
 
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 from storm_report import CLIP_LIMIT, NORM, SKIP_LIMIT, SKIPPED, by_label, clipped, happens, validation_text
@@ -29,8 +31,9 @@ def draw(runs, title, caption, path):
     draw_norms(panels[2], list(groups.values())[-1])
     for panel in panels[1:]:
         shade_faults(panel, runs[-1].faults, groups)
-    # The faults are the same in both panels: one legend is enough.
-    panels[1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False)
+    if panels[1].get_legend_handles_labels()[0]:
+        # The faults are the same in both panels: one legend is enough.
+        panels[1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -45,11 +48,11 @@ def draw_bars(panel, groups):
         if finite and len(losses) > 1:
             panel.plot(losses, [place] * len(losses), "k.", markersize=5)
         # Beside its bar, a run's name needs no margin, and the panels can be aligned.
-        panel.text(
-            max(losses) if finite else 0, place, f"  {validation_text(group)}    {label}", va="center", fontsize=11
-        )
-    panel.set(xticks=[], yticks=[], xlim=(0, max(panel.get_xlim()[1], 1e-3) * 1.9))
-    panel.invert_yaxis()
+        text = textwrap.indent(textwrap.fill(f"{validation_text(group)}   {label}", 66), "  ")
+        color = "black" if finite else style["color"]
+        panel.text(max(losses) if finite else 0, place, text, color=color, va="center", fontsize=11)
+    width = max(panel.get_xlim()[1], 1e-3) * 1.9
+    panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(len(groups) - 0.5, -0.5))
     panel.spines[["top", "right", "bottom"]].set_visible(False)
 
 
@@ -59,15 +62,17 @@ def draw_losses(panel, groups):
     for group, style in zip(groups.values(), STYLES, strict=True):
         curves = [smoothed(run.column("loss")) for run in group if len(run.steps) >= SMOOTH]
         if curves:
-            shared = np.stack([curve[: min(map(len, curves))] for curve in curves])
+            # Of an interrupted demo, only the seeds that came furthest.
+            shared = np.stack([curve for curve in curves if len(curve) == max(map(len, curves))])
             steps = SMOOTH + np.arange(shared.shape[1])
             panel.plot(steps, shared.mean(axis=0), **style)
             if len(curves) > 1:
                 panel.fill_between(steps, shared.min(axis=0), shared.max(axis=0), color=style["color"], alpha=0.2)
-    clean = [smoothed(run.column("loss")).max() for run in next(iter(groups.values())) if len(run.steps) >= SMOOTH]
-    if clean:
+    clean = [smoothed(run.column("loss")) for run in next(iter(groups.values())) if len(run.steps) >= SMOOTH]
+    low, high = (of(np.concatenate(clean)) if clean else np.nan for of in (np.min, np.max))
+    if panel.get_ylim()[1] > 2 * high:
         # A loss that explodes leaves the panel, and the others stay readable.
-        panel.set_ylim(top=min(panel.get_ylim()[1], 2 * max(clean)))
+        panel.set_ylim(0.9 * low, 2 * high)
 
 
 def smoothed(loss):
@@ -78,7 +83,8 @@ def draw_norms(panel, group):
     run = group[0]
     seed = f", seed {run.seed}" if len(group) > 1 else ""
     quantity = "update" if run.rule.place == "updates" else "gradient"
-    panel.set_title(f"Norm of the {quantity} in the run “{run.label}”{seed}", loc="left", fontsize=12)
+    title = textwrap.fill(f"Norm of the {quantity} in the run “{run.label}”{seed}", 90)
+    panel.set_title(title, loc="left", fontsize=12)
     panel.set(xlabel="step", ylabel=f"{quantity} norm")
     if not run.steps:
         return
@@ -93,9 +99,11 @@ def draw_norms(panel, group):
             label = f"{name}{', largest of a block' if many else ''}"
             panel.plot(steps, drawable(limits), linestyle=style, color="#0072B2", linewidth=1.6, zorder=4, label=label)
     skipped = run.column(*SKIPPED)
+    # skip_spikes and protect are given the loss too.
+    reason = ", for the norm or the loss" if run.column(*SKIP_LIMIT) is not None else ""
     for name, at, style in (
         ("clipped", clipped(run), {"color": "#E69F00", "marker": "o", "s": 14}),
-        ("skipped", None if skipped is None else happens(skipped), {"color": "black", "marker": "x", "s": 36}),
+        (f"skipped{reason}", None if skipped is None else happens(skipped), {"color": "black", "marker": "x", "s": 36}),
     ):
         if at is not None and at.any():
             label = f"{name} ({at.sum()} step{'s' if at.sum() > 1 else ''})"

@@ -45,7 +45,7 @@ def clipped(run):
 
 
 def pretty(norm):
-    return f"{norm:,.0f}" if norm >= 100 else f"{norm:.3g}"
+    return f"{norm:,.0f}" if 100 <= norm < 1e6 else f"{norm:.3g}"
 
 
 def statistics_line(run, step, width, *, several):
@@ -73,7 +73,7 @@ def result_table(runs, caption):
         begun = [run for run in group if run.steps]
         table.add_row(
             label,
-            validation_text(group, between="\n"),
+            validation_text(group, "{}\n{} to {}"),
             mean_count([clipped(run) for run in begun]),
             mean_count([None if (counter := run.column(*SKIPPED)) is None else happens(counter) for run in begun]),
             largest([let_through(run) for run in begun]),
@@ -81,15 +81,15 @@ def result_table(runs, caption):
     return table
 
 
-def validation_text(group, between=" "):
-    """Return the mean over the seeds, and their range if there are several."""
+def validation_text(group, form="{} ({} to {})"):
+    """Return the mean over the seeds; if there are several, also their range, in that form."""
     losses = [run.validation for run in group if run.validation is not None]
     if not losses:
         return "not measured"
     if not np.all(np.isfinite(losses)):
         return "nan (lost)"
     mean = f"{np.mean(losses):.3f}"
-    return mean if len(losses) == 1 else f"{mean}{between}({min(losses):.3f} to {max(losses):.3f})"
+    return mean if len(losses) == 1 else form.format(mean, f"{min(losses):.2f}", f"{max(losses):.2f}")
 
 
 def mean_count(columns):

@@ -52,9 +52,15 @@ class Rule(NamedTuple):
         shown = [optimizer] if self.place == "optimizer" else []
         for name, value in self.arguments.items():
             if not (name == "inner" and self.place == "optimizer"):
-                text = "..." if isinstance(value, tuple) else repr(value)
+                text = value.call(optimizer) if isinstance(value, Rule) else repr(value)
+                text = "..." if isinstance(value, optax.GradientTransformation) else text
                 shown.append(text if name == first else f"{name}={text}")
         return f"{self.library}.{self.name}({', '.join(shown)})"
+
+    def made(self, **more):
+        """Return the transform."""
+        arguments = {name: value.made() if isinstance(value, Rule) else value for name, value in self.arguments.items()}
+        return self.make(**arguments | more)
 
 
 NO_RULE = Rule("no rule", {}, optax.identity)
@@ -79,8 +85,8 @@ def assemble(rule, descent):
     seen, passed = ("seen", novoclip.record()), ("passed", novoclip.record())
     if rule.place == "optimizer":
         inner = optax.named_chain(passed, ("descent", descent))
-        return optax.named_chain(seen, ("rule", rule.make(**rule.arguments | {"inner": inner})))
-    made = ("rule", rule.make(**rule.arguments))
+        return optax.named_chain(seen, ("rule", rule.made(inner=inner)))
+    made = ("rule", rule.made())
     if rule.place == "updates":
         return optax.named_chain(("descent", descent), seen, made, passed)
     if rule.place == "examples":
@@ -103,8 +109,7 @@ def parse_rule(text):
     entry = RULES[name]
     arguments = parse_arguments(entry, listed) if listed else dict(entry.examples[0])
     if isinstance(arguments.get("inner"), str):
-        inner = parse_rule(arguments["inner"])
-        arguments["inner"] = inner.make(**inner.arguments)
+        arguments["inner"] = parse_rule(arguments["inner"])
     rule = Rule(name, arguments, entry.make, entry.place)
     jax.eval_shape(lambda: one_step(rule))  # whatever the rule refuses, it refuses here
     return rule

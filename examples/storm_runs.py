@@ -90,12 +90,12 @@ def train_and_show(options, rule, descent):
         status = 130
     runs = [run for run, _ in planned]
     if any(run.steps for run in runs):
-        setting = f"{descent}, {options.steps:,} steps"
-        several = options.seeds > 1
-        console.print(result_table(runs, f"{setting}, {f'mean of {options.seeds} seeds' if several else '1 seed'}"))
+        seeds = f"mean of {options.seeds} seeds" if options.seeds > 1 else "1 seed"
+        setting = f"{descent}, {options.steps:,} steps, {'interrupted' if status else seeds}"
+        console.print(result_table(runs, setting))
         picture, history = (options.out / f"{options.stem}.{ending}" for ending in ("png", "csv"))
         write_history(runs, history)
-        seeds = f"mean of {options.seeds} seeds; dots: each seed, bands: their range" if several else "1 seed"
-        draw(runs, "A gradient storm: one language model, four trainings", f"{model}.\n{setting}, {seeds}.", picture)
+        setting += "; dots: each seed, bands: their range" if options.seeds > 1 else ""
+        draw(runs, "A gradient storm: one language model, four trainings", f"{model}.\n{setting}.", picture)
         console.print(f"Picture: {picture}\nHistory: {history}", highlight=False, soft_wrap=True)
     return status

@@ -88,9 +88,8 @@ def read_text(parser, path):
     """Return the text, and what it is."""
     if path is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return "\n".join(
-            topics.values()
-        ), f"the manual of Python {version} (that of another version gives other losses)"
+        source = f"the manual of Python {version} (that of another version gives other losses)"
+        return "\n".join(topics.values()), source
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -103,7 +102,7 @@ def read_text(parser, path):
 
 
 def main(argv=None):
-    parser = Parser(description=__doc__.partition("\n")[0])
+    parser = Parser(prog="train_lm.py", description=__doc__.partition("\n")[0])
     options = parse_options(parser, argv)
     if options.list:
         print("NAME, or NAME:ARGUMENT=VALUE,... for each of:", flush=True)

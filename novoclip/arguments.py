@@ -61,6 +61,14 @@ def check_number(
         raise ValueError(msg)
 
 
+def check_initial(name: str, value: Any) -> None:
+    """Raise unless `value` is a JAX array, or a number of at least 0: `init` reads it, so it cannot be a schedule."""
+    if callable(value):
+        msg = f"{name} must be a number or an array, not a schedule: it is read once, in init; got {value!r}"
+        raise TypeError(msg)
+    check_number(name, value)
+
+
 def check_precision(name: str, number: Any) -> None:
     """Raise if a number has a dtype too coarse for it: in bfloat16 0.999 becomes 1, in float16 1e-8 becomes 0.
 

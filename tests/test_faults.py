@@ -38,7 +38,7 @@ def without_words_of_errors(words):
 
 
 def finite(outcome):
-    return outcome.memory != "not finite" and not any(
+    return outcome.state != "not finite" and not any(
         text in outcome.words for text in (faults.NOT_FINITE, faults.LATER)
     )
 
@@ -65,7 +65,7 @@ def test_faults_come_to_what_is_promised(case):
         assert found in expected, f"{fault}: {found}, but docs/faults.md has {expected}"
     bad = outcomes["NaN everywhere"]
     assert bad.words == ("passes unchanged" if entry.kind == "record" else "zeros (whole tree)")
-    assert bad.memory in ("kept", "-")
+    assert bad.state in ("kept", "-")
     assert bad.counted in ("yes", "-")
 
 

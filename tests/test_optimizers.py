@@ -415,6 +415,9 @@ def test_float16_moments_stay_finite():
 
 
 def test_wrong_arguments_of_optimizers_are_named():
+    for make, name in ((novoclip.adagrad, "initial_accumulator_value"), (novoclip.rmsprop, "initial_scale")):
+        with pytest.raises(TypeError, match=f"{name} must be a number or an array, not a schedule"):
+            make(0.1, **{name: lambda step: 0.1})
     with pytest.raises(TypeError, match="learning_rate must be"):
         novoclip.adam(None)
     for make, flag in (

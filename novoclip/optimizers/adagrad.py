@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_flag, check_number
+from novoclip.arguments import check_flag, check_initial, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
@@ -32,7 +32,7 @@ class AdagradState(NamedTuple):
 def _adagrad(
     initial_accumulator_value: Scalar, eps: ScalarOrSchedule, eps_in_sqrt: bool, per: Granularity, nu_dtype: Any
 ) -> Algorithm:
-    check_number("initial_accumulator_value", initial_accumulator_value)
+    check_initial("initial_accumulator_value", initial_accumulator_value)
     check_number("eps", eps)
     check_flag("eps_in_sqrt", eps_in_sqrt)
     check_dtype("nu_dtype", nu_dtype)

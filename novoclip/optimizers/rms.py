@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_flag, check_number
+from novoclip.arguments import check_flag, check_initial, check_number
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, scale_by
 from novoclip.optimizers.moments import average, divide, ones_average, real_zeros, root_average, scalar, zeros
 from novoclip.optimizers.step import Step
@@ -42,7 +42,7 @@ def rmsprop_algorithm(
     """Return the formula alone."""
     check_number("decay", decay, high=1.0, exclude_high=True)
     check_number("eps", eps)
-    check_number("initial_scale", initial_scale)
+    check_initial("initial_scale", initial_scale)
     flags = {"eps_in_sqrt": eps_in_sqrt, "centered": centered, "bias_correction": bias_correction}
     for name, flag in flags.items():
         check_flag(name, flag)

@@ -1,6 +1,15 @@
-"""Gradient clipping for JAX: clipping rules, guards and optimizers as Optax transforms that show what they did."""
+"""Gradient clipping for JAX: clipping rules, guards and optimizers as Optax transforms that show what they did.
 
+Start with `protect(optimizer)`, which needs no threshold, and `metrics(opt_state)`, which shows what was done.
+Functions that Optax has too have its parameters and defaults. Limits are in `novoclip.limits`, state classes in
+`novoclip.states`, the types that signatures name in `novoclip.typing`, checks of transforms in `novoclip.testing`.
+"""
+
+import difflib
 import importlib.metadata
+from typing import NoReturn
+
+import optax
 
 from novoclip import limits, states, typing
 from novoclip.clip_state import ClipState
@@ -154,3 +163,12 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return [*__all__, "__doc__", "__version__"]
+
+
+def __getattr__(name: str) -> NoReturn:
+    msg = f"module 'novoclip' has no attribute {name!r}"
+    if not name.startswith("_"):
+        near = difflib.get_close_matches(name, __all__, 1)
+        hint = f"did you mean novoclip.{near[0]}?" if near else "see dir(novoclip)"
+        msg += f"; {f'it is Optax alone that has it: write optax.{name}' if hasattr(optax, name) else hint}"
+    raise AttributeError(msg)

@@ -1,6 +1,7 @@
 """Thresholds by name: one rule for each entry of a table, for the leaves that its name matches."""
 
 from collections.abc import Callable, Mapping
+import difflib
 import fnmatch
 from typing import Any
 
@@ -56,6 +57,9 @@ def by_name(
         if not isinstance(name, str):
             msg = f"{argument} must have strings as names; got {name!r}"
             raise TypeError(msg)
+        if isinstance(table[name], Mapping):
+            msg = f"{argument} must be flat: write {name + '/' + str(next(iter(table[name]), 'kernel'))!r} as one name"
+            raise TypeError(msg)
     rules = {name: make(value) for name, value in table.items() if value is not None}
 
     def masks_of(tree: Any) -> dict[str, Any]:
@@ -64,7 +68,9 @@ def by_name(
         found = [_name_for(str(label), list(table), argument) for label in labels]
         idle = [name for name in table if name not in (*found, REST)]
         if idle and paths and not is_part(tree):
-            msg = f"{argument} has a name that matches nothing: {some_of(idle)}; the leaves are {some_of(set(labels))}"
+            near = difflib.get_close_matches(idle[0], map(str, labels), 4, 0.0)
+            msg = f"{argument} has a name that matches nothing: {some_of(idle)}; the leaves are {some_of(near)}"
+            msg += f" and {len(set(labels)) - len(set(near))} more" if len(set(labels)) > len(set(near)) else ""
             raise ValueError(msg)
         structure = jax.tree.structure(tree)
         return {name: jax.tree.unflatten(structure, [name == each for each in found]) for name in rules}

@@ -15,6 +15,7 @@ def check_transform(argument: str, value: Any) -> None:
     """Raise a TypeError that says what to write unless a value has the interface of a GradientTransformation."""
     if isinstance(value, Limit):
         got = f"got a Limit, which is one part of a rule: write {argument}=novoclip.clip_by_limit('tree', limit)"
+        got += ", or, around an optimizer, skip_spikes(optimizer, limit)" if argument == "inner" else ""
     elif isinstance(value, type) or (callable(value) and not _is_transform(value)):
         name = getattr(value, "__name__", type(value).__name__)
         got = f"got {name} itself, which was not called: write {argument}={name}(...)"
@@ -22,7 +23,8 @@ def check_transform(argument: str, value: Any) -> None:
         return
     else:
         got = f"got {value!r}"
-    msg = f"{argument} must be a GradientTransformation, such as clip_by_global_norm(1.0); {got}"
+    example = "optax.adamw(3e-4)" if argument == "inner" else "clip_by_global_norm(1.0)"
+    msg = f"{argument} must be a GradientTransformation, such as {example}; {got}"
     raise TypeError(msg)
 
 

@@ -101,8 +101,13 @@ def test_thresholds_by_name_may_be_schedules_and_other_rules_take_them():
     ("table", "error", "message"),
     [
         ({}, ValueError, "max_norm must not be an empty mapping"),
-        ({"embedding": 1.0, "*": 2.0}, ValueError, "has a name that matches nothing: 'embedding'; the leaves are"),
+        (
+            {"embedding": 1.0, "*": 2.0},
+            ValueError,
+            "has a name that matches nothing: 'embedding'; the leaves are 'embed/table'",
+        ),
         ({"decoder/layers": 1.0}, ValueError, "has a name that matches nothing: 'decoder/layers'"),
+        ({"decoder": {"layers_0": 1.0}}, TypeError, "max_norm must be flat: write 'decoder/layers_0' as one name"),
         ({3: 1.0}, TypeError, "must have strings as names; got 3"),
         (
             {"*/bias": 1.0, "decoder*": 2.0},

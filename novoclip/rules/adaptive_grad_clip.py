@@ -57,8 +57,8 @@ def adaptive_grad_clip(
       Brock, De, Smith, Simonyan, `High-performance large-scale image recognition without
       normalization <https://arxiv.org/abs/2102.06171>`_, 2021.
 
-    Parameters, order and defaults are those of `optax.adaptive_grad_clip`. The weights of Equinox are (out, in): use
-    `agc(clipping, per=novoclip.units("torch"))` for them.
+    Parameters, order and defaults are those of `optax.adaptive_grad_clip`. Weights of
+    Equinox are (out, in), for which these axes are wrong: use `agc`, which recognizes layers of `equinox.nn`.
     """
     return agc(clipping, eps=eps, per=units(axes_of_optax if axis is None else axis), nonfinite=nonfinite, mask=mask)
 

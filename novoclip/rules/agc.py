@@ -26,7 +26,7 @@ def agc(
 
     u = g min(1, clipping max(||w||, eps) / ||g||) for each unit, where w are the weights of the unit.
 
-    The authors do not clip the last linear layer: `agc(0.01, mask={"head": False, ...})`.
+    The authors do not clip the last linear layer: `agc({"head": None, "*": 0.01})`.
 
     Args:
       clipping: the fraction, at least 0: a float, an array, a schedule, or a mapping from names to such, as in
@@ -34,9 +34,10 @@ def agc(
         for batches of 4096; smaller batches need larger values.
       eps: lower bound of the weight norm, at least 0, in the weights' units: a float, an array or a schedule. Without
         it, weights of zero would never change.
-      per: the block, which is the unit that is clipped together: "unit" (an output unit of Flax and TensorFlow kernels;
-        `units("torch")` for kernels in the layout of torch, `units(axes)` for others), "tensor", as in DreamerV3 (with
-        clipping=0.3), "tree" (the whole pytree), "element" or a Measure.
+      per: the block, which is the unit that is clipped together: "unit" (an output unit: in the first axis for layers
+        of Equinox, which are recognized, in the last for all else; `units("torch")` for kernels in the layout of
+        torch, `units(axes)` for others), "tensor", as in DreamerV3 (with 0.3), "tree" (the whole pytree), "element"
+        or a Measure.
       norm: norm of a block and of its weights: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
       shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
         block, smoothly to below its limit), "normalize" (every block to its limit) or "drop" (to zero beyond its

@@ -26,9 +26,10 @@ def clip_by_norm(
 
     u = g min(1, c / ||g||) for each block g. A block is the unit that is clipped together.
 
-    Thresholds by name: `max_norm={"embed": 0.1, "*/bias": 0.2, "*": 1.0}`. A name is a leaf's path "a/b/kernel", the
-    beginning of one that ends where a part ends, a pattern as in `fnmatch`, or, with `groups(label_of)`, a label. The
-    whole path is matched first, then the longest beginning, then a pattern, then "*". Leaves that no name matches, or
+    Thresholds by name: `max_norm={"embed": 0.1, "*/bias": 0.2, "*": 1.0}`. A name is the path of a leaf, "a/b/kernel",
+    the path of a part of the model, "a/b", a pattern for whole paths as in `fnmatch`, "*/bias", or, with
+    `groups(label_of)`, a label. The path of a leaf is matched first, then the longest path of a part, then a pattern,
+    then "*". Leaves that no name matches, or
     whose threshold is None, pass unchanged. Each name is a rule of its own, whose state and metrics have its name: with
     per="tree", the norm is that of its leaves together.
 

@@ -179,6 +179,7 @@ def as_in_0_1_0(name, leaves):
     found = {}
     for new, leaf in leaves.items():
         path = re.sub(r"\b(limit_state|moments)\b", "memory", new)
+        path = re.sub(r"(?<=memory\.)trace\b", "velocity", path)
         path = re.sub(r"\b(norm|value)_limit_state\b", r"\1_memory", path)
         if not (SHOWN.search(path) and path.startswith(BY_UNIT.get(name, "none"))):
             found.setdefault(REMEMBERED.sub(r"\1", path), []).append(leaf)

@@ -62,12 +62,12 @@ def by_name(
             raise TypeError(msg)
     rules = {name: make(value) for name, value in table.items() if value is not None}
 
-    def masks_of(tree: Any) -> dict[str, Any]:
+    def masks_of(tree: Any, *, checked: bool = False) -> dict[str, Any]:
         paths = leaves_with_paths(tree)
         labels = [path if label_of is None else label_of(path, leaf) for path, leaf in paths]
         found = [_name_for(str(label), list(table), argument) for label in labels]
         idle = [name for name in table if name not in (*found, REST)]
-        if idle and paths and not is_part(tree):
+        if checked and idle and paths and not is_part(tree):
             near = difflib.get_close_matches(idle[0], map(str, labels), 4, 0.0)
             msg = f"{argument} has a name that matches nothing: {some_of(idle)}; the leaves are {some_of(near)}"
             msg += f" and {len(set(labels)) - len(set(near))} more" if len(set(labels)) > len(set(near)) else ""
@@ -76,7 +76,7 @@ def by_name(
         return {name: jax.tree.unflatten(structure, [name == each for each in found]) for name in rules}
 
     def init(params: optax.Params) -> dict[str, Any]:
-        masks = masks_of(params)
+        masks = masks_of(params, checked=True)
         return {name: rule.init(hide(params, masks[name])) for name, rule in rules.items()}
 
     def update(

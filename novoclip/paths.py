@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+# Of equinox.nn, with weights (outputs, inputs, ...); others hold such layers, or vectors.
+LAYERS = frozenset({"Conv", "ConvTranspose", "Embedding", "GRUCell", "LSTMCell", "Linear"})
 AT_MOST = 4  # how many paths an error message lists
 
 
@@ -91,7 +93,7 @@ def entry_for(prefix: Any, argument: str) -> Callable[[Any, Any], Any]:
 
 
 def _is_equinox_layer(node: Any) -> bool:
-    return any(kind.__module__.startswith("equinox.nn") for kind in type(node).__mro__)
+    return any(kind.__module__.startswith("equinox.nn") and kind.__name__ in LAYERS for kind in type(node).__mro__)
 
 
 def _is_variable(node: Any) -> bool:

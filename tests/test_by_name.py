@@ -130,6 +130,13 @@ def test_a_name_may_be_of_a_leaf_that_a_partition_hides():
     np.testing.assert_allclose(jnp.linalg.norm(updates["head"]), 1.0, rtol=1e-6)
 
 
+def test_a_name_whose_gradient_is_missing_in_a_step_passes():
+    rule = novoclip.clip_by_global_norm({"head": 0.1, "embed": 1.0})
+    updates, _ = rule.update(PARAMS | {"head": None}, rule.init(PARAMS))
+    assert updates["head"] is None
+    np.testing.assert_allclose(jnp.linalg.norm(updates["embed"]["table"]), 1.0, rtol=1e-6)
+
+
 def test_a_group_may_count_in_the_norm_without_being_scaled_or_neither():
     counted = {"embed": False, "decoder": True, "head": True}
     found, state = norms_after(novoclip.clip_by_global_norm(1.0, scale_mask=counted))

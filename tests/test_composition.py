@@ -245,6 +245,18 @@ def test_units_of_equinox_layers_are_their_outputs():
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
 
 
+def test_units_of_a_module_of_ones_own_within_equinoxs_are_its_own():
+    class Own(eqx.Module):
+        kernel: jax.Array
+
+        def __call__(self, x, *, key=None):
+            return x @ self.kernel
+
+    own = Own(jnp.ones((3, 4)))
+    norms = novoclip.units("auto").norms(eqx.nn.Sequential([own]))
+    assert [array.shape for array in norms.arrays] == [(1, 1, 4)]
+
+
 def test_equinox_modules_with_functions_among_their_leaves_train():
     model, (x, y) = eqx.nn.MLP(3, 1, 8, 1, activation=jnp.tanh, key=jax.random.key(0)), data()
     optimizer = optax.chain(novoclip.agc(0.1, per=novoclip.units("torch")), chained())

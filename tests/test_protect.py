@@ -174,6 +174,38 @@ def test_an_optimizer_that_changes_the_form_of_its_state_is_refused():
         guard.update(jnp.ones(2), guard.init(jnp.ones(2)))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda u: [u["b"], u["a"]],
+        lambda u: u | {"c": u["a"]},
+        lambda u: {"a": None, "b": u["b"]},
+        lambda u: {"a": u["a"][:1], "b": u["b"]},
+    ],
+)
+def test_updates_of_another_structure_or_shape_are_refused(wrong):
+    inner = optax.GradientTransformation(lambda params: (), lambda updates, state, params=None: (wrong(updates), state))
+    gradients = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([30.0, 40.0])}
+    for guard in (novoclip.protect(inner), novoclip.guard_nonfinite(inner)):
+        with pytest.raises(TypeError, match="returned updates of another structure, or of other shapes"):
+            guard.update(gradients, guard.init(gradients))
+
+
+def test_a_state_that_changes_its_dtype_is_left_alone_to_the_bit():
+    def update(updates, state, params=None):
+        return updates, jax.tree.map(lambda x: (x + 1).astype(jnp.bfloat16), state)
+
+    guard = novoclip.guard_nonfinite(optax.GradientTransformation(lambda params: jnp.float32(1.2345678), update))
+    _, state = guard.update(jnp.array([jnp.nan]), guard.init(jnp.ones(1)))
+    assert state.inner == jnp.float32(1.2345678)
+
+
+def test_none_is_neither_a_limit_nor_no_limit():
+    for name in ("clip", "skip"):
+        with pytest.raises(TypeError, match=f"{name} must be a Limit, a number, True for the default, or False"):
+            novoclip.protect(optax.identity(), **{name: None})
+
+
 @WRITES_IN_PLACE
 def test_a_step_makes_no_copy_of_the_gradients():
     optimizer = novoclip.protect(optax.adam(1e-3))

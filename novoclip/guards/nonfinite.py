@@ -53,6 +53,8 @@ def guard_nonfinite(
 ) -> optax.GradientTransformationExtraArgs:
     """Skip steps whose gradients hold NaN or infinity, and count which leaf held them.
 
+    A skipped step is computed of zeros, and not used: callbacks of `inner` run all the same, and its loops must end.
+
     Args:
       inner: the optimizer, with the rules before it: `guard_nonfinite(optax.chain(clip, adam))`.
       policy: "skip" skips the step: updates are zero, and the state of `inner` does not change; "zero_leaf" sets each

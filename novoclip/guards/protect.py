@@ -23,12 +23,12 @@ def protect(
     """Protect any optimizer from exploding gradients, spikes and NaN, without a threshold to choose.
 
     Gradients are clipped at three times the running mean of their recent global norms, from the second step on. From
-    the eighth on, a step is skipped if its norm is above four times that mean, or if `update(..., value=loss)` is given
-    and the loss is above mean + 6 standard deviations of the latest 128. A step with NaN or infinity is skipped from
-    the first on. A skipped step gives zero updates and leaves the state of `inner` as it is. After `max_in_a_row`
-    spikes in a row the level has changed: steps go through, clipped, and the mean follows.
+    the eighth on, a step is skipped if its norm is above four times such a mean, or if `update(..., value=loss)` is
+    given and the loss is above mean + 6 standard deviations of the latest 128. A step with NaN or infinity is skipped
+    from the first on. A skipped step gives zero updates and leaves the state of `inner` as it is. After `max_in_a_row`
+    spikes in a row the level has changed: steps go through, clipped, and the means follow.
 
-    It is `skip_spikes` with these arguments, which whoever outgrows it can write by hand::
+    It is `skip_spikes` with these arguments, which you can also write by hand::
 
         novoclip.skip_spikes(
             inner,
@@ -75,6 +75,10 @@ def protect(
     On the gradient norms of six real trainings all of 32 spikes are skipped or clipped, and no calm step is touched:
     `benchmarks/defaults.py`.
     """
+    for name, value in (("clip", clip), ("skip", skip)):
+        if value is None:
+            msg = f"{name} must be a Limit, a number, True for the default, or False for none; got None"
+            raise TypeError(msg)
     bound = limits.running_mean(4.0, decay=0.9, warmup=7) if skip is True else skip
     held = limits.running_mean(3.0, decay=0.9) if clip is True else clip
     return skip_spikes(

@@ -38,7 +38,13 @@ def apply_if(
         if _flat(new)[1] != form:
             msg = f"the optimizer inside changed its state from {form} to {_flat(new)[1]}"
             raise TypeError(msg)
-        return [leaf for leaf in jax.tree.leaves(sent) if is_measured(leaf)], jax.tree.leaves(new)
+        leaves_sent, form_sent = _flat(sent)
+        shapes = [jnp.shape(leaves_sent[i]) for i in places] if form_sent == structure else None
+        if shapes != [jnp.shape(known[i]) for i in places]:
+            msg = "the optimizer inside returned updates of another structure, or of other shapes, than the gradients: "
+            msg += f"{jax.tree.map(jnp.shape, sent)} for {jax.tree.map(jnp.shape, entering)}"
+            raise TypeError(msg)
+        return [leaves_sent[i] for i in places], jax.tree.leaves(new)
 
     def select(new: jax.Array, other: Any) -> jax.Array:
         # Some optimizers let a state take the gradients' dtype, or return a Python number.
@@ -61,12 +67,12 @@ def apply_if(
     given = gradients if finite else [or_zeros(leaf) for leaf in gradients]
     values = _evaluated(jaxpr, traced.consts, given, kept, select)
     sent = [or_zeros(value) for value in values[:count]]
-    new = [
-        value if isinstance(var, Var) and kept.get(var) is leaf else select(value, leaf)
-        for var, value, leaf in zip(jaxpr.outvars[count:], values[count:], old, strict=True)
-    ]
-    dtypes = [jnp.asarray(leaf).dtype for leaf in old]
-    new = [leaf if leaf.dtype == dtype else leaf.astype(dtype) for leaf, dtype in zip(new, dtypes, strict=True)]
+    new = []
+    for var, value, leaf in zip(jaxpr.outvars[count:], map(jnp.asarray, values[count:]), old, strict=True):
+        # In the dtype of the old state, whose values another may not hold.
+        alike = value.dtype == jnp.asarray(leaf).dtype
+        done = alike and isinstance(var, Var) and kept.get(var) is leaf
+        new.append(value if done else select(value if alike else value.astype(jnp.asarray(leaf).dtype), leaf))
     return with_numbers(updates, sent), form.unflatten(new)
 
 

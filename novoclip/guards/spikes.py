@@ -48,7 +48,8 @@ def skip_spikes(
     A step is a spike if ||g|| > c, where `limit` computes c from the norms of the good steps before it, or if
     `update(..., value=loss)` is given and the loss is above what `value_limit` computes from the losses of those
     steps. The updates of a spike are zero, and moments, counters and weight decay of `inner` do not change. A step
-    whose norm or loss is not finite is always skipped. The limits learn from neither.
+    whose norm or loss is not finite is always skipped. The limits learn from neither. A skipped step is computed of
+    zeros, and not used: callbacks of `inner` run all the same, and its loops must end.
 
     After `max_in_a_row` spikes without a usual step between them, the level has changed: the next spikes go to
     `inner`, clipped at c, and the limits learn from them, until a step is no spike.

@@ -48,7 +48,8 @@ def clip_by_norm(
         that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
         None for all.
 
-      scale_mask: which of the leaves that count in the norm are scaled, in the same form; None for all.
+      scale_mask: which of the leaves that count in the norm are scaled, in the same form; None for all. The others pass
+        as they are, also where the norm is not finite.
 
     Returns:
       A GradientTransformation with a `ClipState`, or a dict of them by name; updates keep the gradients' dtypes.
@@ -106,7 +107,8 @@ def clip_by_global_norm(
         that takes the parameters or gradients and returns one. The others pass unchanged and do not count in the norm.
         None for all.
 
-      scale_mask: which of the leaves that count in the norm are scaled, in the same form; None for all.
+      scale_mask: which of the leaves that count in the norm are scaled, in the same form; None for all. The others pass
+        as they are, also where the norm is not finite.
 
     Returns:
       A GradientTransformation with a `ClipState`, or a dict of them by name; updates keep the gradients' dtypes.

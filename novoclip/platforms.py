@@ -82,30 +82,15 @@ def if_needed(needed: jax.Array, function: Callable[..., Any], otherwise: Callab
     """Return function(*arrays) if it is needed, and else either that or otherwise(*arrays), whichever costs less.
 
     On a CPU this is a branch. Elsewhere it is function(*arrays): with a branch, the host of a GPU would wait for the
-    condition at every step.
+    condition at every step. Outside of jit the condition is known, and a branch would be compiled anew each time.
     """
+    if not isinstance(needed, jax.core.Tracer):
+        return (function if needed else otherwise)(*arrays)
 
     def branch(*arrays: Any) -> Any:
         return lax.cond(needed, function, otherwise, *arrays)
 
     return lax.platform_dependent(*arrays, cpu=branch, default=function)
-
-
-def one_of(condition: jax.Array, one: Callable[..., Any], other: Callable[..., Any], *arrays: Any) -> Any:
-    """Return one(*arrays) if the condition is true, else other(*arrays).
-
-    This is a branch, except on a GPU, whose host would wait for the condition. There both are computed and one is
-    selected; `one` is computed from zeros if the condition is false.
-    """
-
-    def branch(*arrays: Any) -> Any:
-        return lax.cond(condition, one, other, *arrays)
-
-    def select(*arrays: Any) -> Any:
-        used = [lax.select_n(condition, lax.full_like(array, 0), array) for array in arrays]
-        return jax.tree.map(lambda a, b: lax.select_n(condition, b, a), one(*used), other(*arrays))
-
-    return lax.platform_dependent(*arrays, cuda=select, rocm=select, default=branch)
 
 
 def sum_of_rows(terms: Callable[[jax.Array], jax.Array], matrix: jax.Array) -> jax.Array:

@@ -25,12 +25,12 @@ NAMES = {
     "trace": [{"decay": 0.9}, {"decay": 0.9, "nesterov": True, "accumulator_dtype": jnp.float32}],
     "adam": [
         {"learning_rate": 0.1},
-        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-6, "mu_dtype": jnp.float32},
+        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-2, "mu_dtype": jnp.float32},
         {"learning_rate": 0.1, "nesterov": True},
     ],
     "adamw": [
         {"learning_rate": 0.1},
-        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-6, "mu_dtype": jnp.float32},
+        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-2, "mu_dtype": jnp.float32},
         {"learning_rate": RATE, "weight_decay": 0.1, "mask": MASK, "nesterov": True},
         {
             "learning_rate": RATE,
@@ -40,7 +40,7 @@ NAMES = {
     ],
     "amsgrad": [
         {"learning_rate": 0.1},
-        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-6, "mu_dtype": jnp.float32},
+        {"learning_rate": RATE, "b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-2, "mu_dtype": jnp.float32},
         {"learning_rate": 0.1, "bias_correction_mu": False},
         {"learning_rate": 0.1, "bias_correction_nu": False},
     ],
@@ -64,7 +64,7 @@ NAMES = {
             "b1": 0.8,
             "b2": 0.99,
             "eps": 1e-4,
-            "eps_root": 1e-6,
+            "eps_root": 1e-2,
             "weight_decay": DECAY,
             "mask": MASK,
         },
@@ -77,14 +77,14 @@ NAMES = {
     "clip": [{"max_delta": 0.5}],
     "clip_by_global_norm": [{"max_norm": 2.0}],
     "clip_by_block_rms": [{"threshold": 0.5}],
-    "adaptive_grad_clip": [{"clipping": 0.1}, {"clipping": 0.1, "eps": 1e-1, "axis": -1}],
+    "adaptive_grad_clip": [{"clipping": 0.1}, {"clipping": 0.1, "eps": 10.0, "axis": -1}],
     "scale_by_adam": [
         {},
-        {"b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-6, "mu_dtype": jnp.float32, "nesterov": True},
+        {"b1": 0.8, "b2": 0.99, "eps": 1e-4, "eps_root": 1e-2, "mu_dtype": jnp.float32, "nesterov": True},
     ],
     "scale_by_amsgrad": [
         {"b1": 0.8, "b2": 0.99, "eps": 1e-4, "mu_dtype": jnp.float32},
-        {"eps_root": 1e-6, "bias_correction_mu": False, "bias_correction_nu": False},
+        {"eps_root": 1e-2, "bias_correction_mu": False, "bias_correction_nu": False},
     ],
     "scale_by_rms": [
         {},

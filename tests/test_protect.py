@@ -206,6 +206,17 @@ def test_none_is_neither_a_limit_nor_no_limit():
             novoclip.protect(optax.identity(), **{name: None})
 
 
+def test_steps_without_jit_compile_nothing_anew(caplog):
+    optimizer = novoclip.protect(optax.adam(0.1))
+    params = {"w": jnp.ones(3)}
+    state = optimizer.init(params)
+    for _ in range(2):
+        _, state = optimizer.update(params, state, params)
+    with jax.log_compiles():
+        optimizer.update(params, state, params)
+    assert not [record for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
+
+
 @WRITES_IN_PLACE
 def test_a_step_makes_no_copy_of_the_gradients():
     optimizer = novoclip.protect(optax.adam(1e-3))

@@ -165,10 +165,32 @@ def __dir__() -> list[str]:
     return [*__all__, "__doc__", "__version__"]
 
 
+# Names of 0.1.0 that are gone, and what to write instead. Others have moved to `limits` and `states`, by the same name.
+_RENAMED = {
+    "deviations_of_history": "limits.deviation",
+    "percentile_of_history": "limits.autoclip",
+    "scale_by_adagrad": "scale_by_rss",
+    "scale_by_momentum": "trace",
+    "scale_by_rmsprop": "scale_by_rms",
+    "share_of_parameters": "limits.agc",
+    "ZScoreMemory": "states.ZClipState",
+    "z_score": "limits.zclip",
+}
+
+
+def _hint(name: str) -> str:
+    if name in _RENAMED:
+        return f"write novoclip.{_RENAMED[name]}"
+    for part, own in ((limits, name), (states, name.replace("Memory", "State"))):
+        if own in part.__all__:
+            return f"write {part.__name__}.{own}"
+    if hasattr(optax, name):
+        return f"only Optax has it: write optax.{name}"
+    near = difflib.get_close_matches(name, __all__, 1)
+    return f"did you mean novoclip.{near[0]}?" if near else "see dir(novoclip)"
+
+
 def __getattr__(name: str) -> NoReturn:
-    msg = f"module 'novoclip' has no attribute {name!r}"
-    if not name.startswith("_"):
-        near = difflib.get_close_matches(name, __all__, 1)
-        hint = f"did you mean novoclip.{near[0]}?" if near else "see dir(novoclip)"
-        msg += f"; {f'it is Optax alone that has it: write optax.{name}' if hasattr(optax, name) else hint}"
+    hint = "" if name.startswith("_") else f"; {_hint(name)}"
+    msg = f"module 'novoclip' has no attribute {name!r}{hint}"
     raise AttributeError(msg)

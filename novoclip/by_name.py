@@ -48,18 +48,10 @@ def by_name(
 
     Raises:
       TypeError: if a name is no string.
-      ValueError: if the table is empty. In `init` and `update`: if a name matches no leaf, or two patterns match one.
+      ValueError: if the table is empty. In `init`: if a name matches no leaf. In `update`: if the state was made with
+        other names. In both: if two patterns match one leaf.
     """
-    if not table:
-        msg = f"{argument} must not be an empty mapping: write {{'*': 1.0}}, say"
-        raise ValueError(msg)
-    for name in table:
-        if not isinstance(name, str):
-            msg = f"{argument} must have strings as names; got {name!r}"
-            raise TypeError(msg)
-        if isinstance(table[name], Mapping):
-            msg = f"{argument} must be flat: write {name + '/' + str(next(iter(table[name]), 'kernel'))!r} as one name"
-            raise TypeError(msg)
+    _check_table(argument, table)
     rules = {name: make(value) for name, value in table.items() if value is not None}
 
     def masks_of(tree: Any, *, checked: bool = False) -> dict[str, Any]:
@@ -82,6 +74,7 @@ def by_name(
     def update(
         updates: optax.Updates, state: dict[str, Any], params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, dict[str, Any]]:
+        _check_state(argument, state, rules)
         masks, states = masks_of(updates), {}
         for name, rule in rules.items():
             shown = hide(updates, masks[name])
@@ -90,6 +83,26 @@ def by_name(
         return updates, states
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_table(argument: str, table: Mapping[Any, Any]) -> None:
+    if not table:
+        msg = f"{argument} must not be an empty mapping: write {{'*': 1.0}}, say"
+        raise ValueError(msg)
+    for name in table:
+        if not isinstance(name, str):
+            msg = f"{argument} must have strings as names; got {name!r}"
+            raise TypeError(msg)
+        if isinstance(table[name], Mapping):
+            msg = f"{argument} must be flat: write {name + '/' + str(next(iter(table[name]), 'kernel'))!r} as one name"
+            raise TypeError(msg)
+
+
+def _check_state(argument: str, state: Any, rules: Mapping[str, Any]) -> None:
+    held = list(state) if isinstance(state, dict) else type(state).__name__
+    if not isinstance(state, dict) or set(state) != set(rules):
+        msg = f"the state does not fit {argument}: it holds {held}, where {list(rules)} is expected: call init again"
+        raise ValueError(msg)
 
 
 def _name_for(label: str, names: list[str], argument: str) -> str | None:

@@ -49,7 +49,7 @@ def resolve_measure(per: str | Measure, norm: str = "l2") -> Measure:
     check_choice("per", per, PER)
     norm = checked_norm(norm)
     if per == "element" and norm != "l2":
-        msg = f"norm={norm!r} has no effect on single numbers: leave it out with per='element'"
+        msg = f"norm={norm!r} has no effect on elements: omit it with per='element'"
         raise ValueError(msg)
     if per == "element":
         return ELEMENTS

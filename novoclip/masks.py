@@ -1,5 +1,6 @@
 """Masks: pytrees of booleans that select leaves."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -39,10 +40,11 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
     return chosen
 
 
-def check_mask(mask: Any, tree: Any, argument: str) -> None:
-    """Raise as `mask_tree` does if a mask that is not None does not fit."""
-    if mask is not None:
-        mask_tree(mask, tree, argument)
+def check_masks(masks: Iterable[tuple[str, Any]], tree: Any) -> None:
+    """Raise as `mask_tree` does if a mask that is not None does not fit; each comes with the name of its argument."""
+    for argument, mask in masks:
+        if mask is not None:
+            mask_tree(mask, tree, argument)
 
 
 def hide(tree: Any, chosen: Any) -> Any:

@@ -5,15 +5,12 @@ not skip. Rules, and Optax's own transforms, count every update. Inside a guard,
 step does not count as an update.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from novoclip.arguments import check_choice, check_integer, check_number
-from novoclip.typing import Scalar, ScalarOrSchedule
+from novoclip.typing import Scalar, ScalarOrSchedule, Schedule
 
-Schedule = Callable[[jax.Array], jax.Array]
 WARMUPS = ("linear", "exponential")
 POWERS = {"linear": 1.0, "square_root": 0.5}
 

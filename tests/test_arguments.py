@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -387,3 +388,28 @@ def test_injected_decays_keep_their_digits_or_raise(dtype):
         one, other = (d.update(params, d.init(params), params)[0] for d in (expected, found))
         np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), rtol=0.02)
     optax.inject_hyperparams(novoclip.clip_by_global_norm)(1.0).init(params)  # a threshold is only rounded
+
+
+# Public names of 0.1.0 that the package itself no longer has.
+GONE = """ACClipMemory ADOPTMemory AMSGradMemory AdaGCMemory AdagradMemory AdamMemory ArithmeticQuantileMemory
+AverageMemory
+CarryState DelayedState HistoryMemory MomentumMemory NonfiniteState NovoClipMemory NovoGradMemory QuantileMemory
+RMSpropMemory RootRatioMemory RunningMeanMemory SecondMomentMemory Slices SpikeState ZScoreMemory constant
+deviations_of_history percentile_of_history running_mean running_quantile scale_by_adagrad scale_by_momentum
+scale_by_rmsprop second_moment share_of_parameters tighter trust_ratio z_score"""
+
+
+@pytest.mark.parametrize("name", GONE.split())
+def test_a_name_of_an_earlier_version_says_what_to_write(name):
+    with pytest.raises(AttributeError, match=r"; write novoclip\.([\w.]+)$") as caught:
+        getattr(novoclip, name)
+    assert operator.attrgetter(str(caught.value).rpartition("novoclip.")[2])(novoclip)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("adabelief", "only Optax has it: write optax.adabelief"), ("zclp", r"did you mean novoclip\.zclip\?")],
+)
+def test_another_name_is_answered_with_the_nearest(name, hint):
+    with pytest.raises(AttributeError, match=hint):
+        getattr(novoclip, name)

@@ -122,6 +122,14 @@ def test_names_that_match_nothing_or_twice_are_refused(table, error, message):
         novoclip.clip_by_norm(table).init(PARAMS)
 
 
+def test_a_state_of_other_names_or_of_one_threshold_is_refused():
+    rule = novoclip.clip_by_norm({"embed": 1.0, "*": 2.0})
+    for other in ({"head": 1.0, "*": 2.0}, 1.0):
+        state = novoclip.clip_by_norm(other).init(PARAMS)
+        with pytest.raises(ValueError, match=r"the state does not fit max_norm: .*\['embed', '\*'\] is expected"):
+            rule.update(PARAMS, state, PARAMS)
+
+
 def test_a_name_may_be_of_a_leaf_that_a_partition_hides():
     rule = novoclip.clip_by_norm({"embed": 0.1, "head": 1.0})
     parts = optax.partition({"x": rule, "y": rule}, {"embed": "x", "decoder": "y", "head": "y"})

@@ -332,6 +332,9 @@ def test_arguments_of_another_type_are_refused_by_name():
     for wrong in ("1.0", True, optax.sgd(0.1), novoclip.limits.agc(0.1)):
         with pytest.raises(TypeError, match="limit must be a number, or a Limit"):
             novoclip.skip_spikes(optax.sgd(0.1), wrong)
+    for name in ("limit", "clip"):
+        with pytest.raises(ValueError, match=rf"{name} must be a number in \[0, inf\]"):
+            novoclip.skip_spikes(optax.sgd(0.1), **{name: -1.0})
     for wrong in (16.0, True, "16"):
         with pytest.raises(TypeError, match="max_in_a_row"):
             novoclip.skip_spikes(optax.sgd(0.1), max_in_a_row=wrong)

@@ -449,6 +449,39 @@ def test_wrong_arguments_of_optimizers_are_named():
         descent.update(jnp.ones(2), descent.init(jnp.ones(2)))
 
 
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (novoclip.lamb, "mask"),
+        (novoclip.lars, "weight_decay_mask"),
+        (novoclip.lars, "trust_ratio_mask"),
+        (novoclip.novograd, "weight_decay_mask"),
+        (novoclip.stable_adamw, "weight_decay_mask"),
+    ],
+)
+def test_masks_are_checked_in_init(make, argument):
+    name = "trust_ratio_mask" if argument == "trust_ratio_mask" else "the mask of weight_decay"
+    descent = make(0.1, weight_decay=0.1, **{argument: {"other": True}})
+    with pytest.raises(ValueError, match=f"^{name} must be a prefix of the parameters"):
+        descent.init({"w": jnp.ones(2)})
+
+
+def test_an_error_that_is_not_about_the_structure_stays_as_it_is():
+    params = jnp.ones(2)
+    for make in (novoclip.lars, novoclip.novograd):
+        descent = make(0.1, weight_decay=0.1)
+        with pytest.raises(ValueError, match=r"^(weight_decay|the trust ratio) needs the parameters"):
+            descent.update(params, descent.init(params))
+
+    def schedule(step):
+        msg = "no such step"
+        raise TypeError(msg)
+
+    descent = novoclip.adam(0.1, schedule)
+    with pytest.raises(TypeError, match=r"^no such step"):
+        descent.update(params, descent.init(params))
+
+
 def test_a_step_that_is_not_finite_can_be_let_through():
     descent = novoclip.adam(0.1, nonfinite="propagate")
     updates, state = descent.update(jnp.array([jnp.nan, 1.0]), descent.init(jnp.ones(2)))

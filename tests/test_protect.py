@@ -124,8 +124,14 @@ def test_a_loss_far_above_the_latest_is_skipped():
 def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match="clip must be a number, or a Limit that needs no parameters"):
         novoclip.protect(optax.identity(), clip="3")
-    with pytest.raises(TypeError, match="limit must be a number, or a Limit"):
+    with pytest.raises(TypeError, match="skip must be a number, or a Limit"):
         novoclip.protect(optax.identity(), skip=novoclip.limits.agc(0.1))
+    for name in ("clip", "skip"):
+        for number in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match=rf"{name} must be a number in \[0, inf\]"):
+                novoclip.protect(optax.identity(), **{name: number})
+    with pytest.raises(ValueError, match="value_limit must not be NaN"):
+        novoclip.protect(optax.identity(), value_limit=float("nan"))
     with pytest.raises(TypeError, match="not called"):
         novoclip.protect(optax.adam)
 
@@ -202,7 +208,7 @@ def test_a_state_that_changes_its_dtype_is_left_alone_to_the_bit():
 
 def test_none_is_neither_a_limit_nor_no_limit():
     for name in ("clip", "skip"):
-        with pytest.raises(TypeError, match=f"{name} must be a Limit, a number, True for the default, or False"):
+        with pytest.raises(TypeError, match=f"{name} must be a number, or a Limit .*; got None"):
             novoclip.protect(optax.identity(), **{name: None})
 
 

@@ -131,7 +131,7 @@ def test_normalized_singular_values_are_no_noise():
 
 def test_arguments_that_would_do_nothing_raise():
     for make, message in (
-        (lambda: novoclip.clip_by_norm(1.0, per="element", norm="l1"), "norm='l1' has no effect on single numbers"),
+        (lambda: novoclip.clip_by_norm(1.0, per="element", norm="l1"), "norm='l1' has no effect on elements"),
         (lambda: novoclip.scale_by_spam(delay=600), "delay must be less than reset_every=500"),
         (lambda: novoclip.clip_by_running_quantile(0.9, initial=jnp.inf), "initial must be"),
     ):

@@ -1,5 +1,6 @@
 """The loss that `skip_spikes` judges, and the Limits that it can be judged by."""
 
+import math
 import numbers
 from typing import Any
 
@@ -39,7 +40,7 @@ def checked_value_limit(value_limit: Any) -> Limit | None:
     """
     if value_limit is False:
         return None
-    limit = default_value_limit() if value_limit is None else fixed(value_limit)
+    limit = default_value_limit() if value_limit is None else _fixed(value_limit)
     if not isinstance(limit, Limit) or limit.needs_params:
         msg = (
             "value_limit must be a number, a Limit that needs no parameters, None for the default, or False to ignore "
@@ -57,10 +58,13 @@ def checked_value_limit(value_limit: Any) -> Limit | None:
     return limit
 
 
-def fixed(limit: Any) -> Any:
+def _fixed(limit: Any) -> Any:
     """Return a number, which may be negative, as the Limit that it stands for; anything else as it is."""
     if isinstance(limit, numbers.Real) and not isinstance(limit, bool):
         number = float(limit)
+        if math.isnan(number):
+            msg = "value_limit must not be NaN, which no loss exceeds: write False to ignore the loss"
+            raise ValueError(msg)
         return limits.constant(lambda _: number)
     return limit
 

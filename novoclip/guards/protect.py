@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from novoclip import limits
-from novoclip.guards.spikes import skip_spikes
+from novoclip.guards.spikes import checked_limit, skip_spikes
 from novoclip.limit import Limit
 from novoclip.typing import Mask
 
@@ -55,7 +55,8 @@ def protect(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `max_in_a_row` is below 1, or `value_limit` is only for norms.
+      ValueError: if `clip` or `skip` is negative or NaN, `max_in_a_row` is below 1, or `value_limit` is NaN or only for
+        norms.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -75,17 +76,13 @@ def protect(
     On the gradient norms of six real trainings all of 32 spikes are skipped or clipped, and no calm step is touched:
     `benchmarks/defaults.py`.
     """
-    for name, value in (("clip", clip), ("skip", skip)):
-        if value is None:
-            msg = f"{name} must be a Limit, a number, True for the default, or False for none; got None"
-            raise TypeError(msg)
     bound = limits.running_mean(4.0, decay=0.9, warmup=7) if skip is True else skip
     held = limits.running_mean(3.0, decay=0.9) if clip is True else clip
     return skip_spikes(
         inner,
-        limits.constant(jnp.inf) if bound is False else bound,
+        limits.constant(jnp.inf) if bound is False else checked_limit("skip", bound),
         value_limit=value_limit,
         max_in_a_row=max_in_a_row,
-        clip=None if held is False else held,
+        clip=None if held is False else checked_limit("clip", held),
         mask=mask,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from typing import Any, Literal
 import warnings
 
@@ -14,7 +15,7 @@ from novoclip import limits
 from novoclip.arguments import check_choice, check_integer
 from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.granularity import resolve_measure
-from novoclip.guards.losses import checked_value_limit, fixed, never_zero, scalar_loss
+from novoclip.guards.losses import checked_value_limit, never_zero, scalar_loss
 from novoclip.guards.shown import show
 from novoclip.guards.spike_state import SpikeState
 from novoclip.guards.taken import apply_if
@@ -80,8 +81,9 @@ def skip_spikes(
 
     Raises:
       TypeError: if an argument has the wrong type, or the loss is no real scalar.
-      ValueError: if `max_in_a_row` is below 1, `learn` is unknown, or `value_limit` is only for norms. In `update`:
-        if the loss differs from device to device, or the mask is no prefix of the gradients, or hides all.
+      ValueError: if `limit` or `clip` is negative or NaN, `max_in_a_row` is below 1, `learn` is unknown, or
+        `value_limit` is NaN or only for norms. In `update`: if the loss differs from device to device, or the mask is
+        no prefix of the gradients, or hides all.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -108,8 +110,9 @@ def skip_spikes(
     one is skipped.
     """
     rule = checked_inner(inner)
-    bound, value_bound = _checked_limit("limit", limit), checked_value_limit(value_limit)
-    clip_bound = None if clip is None else _checked_limit("clip", clip)
+    default = limits.running_mean(3.0, decay=0.9, warmup=7)
+    bound, value_bound = checked_limit("limit", default if limit is None else limit), checked_value_limit(value_limit)
+    clip_bound = None if clip is None else checked_limit("clip", clip)
     check_integer("max_in_a_row", max_in_a_row, low=1)
     check_choice("learn", learn, LEARN)
     tree, advance = resolve_measure("tree"), update_of_finite(rule)
@@ -162,8 +165,9 @@ def skip_spikes(
         spike = finite & is_beyond(norm, norm_limit, rounding)
         new_value_limit, value_limit_state = state.value_limit, state.value_limit_state
         if judge_value is not None and value is not None:
-            signed = never_zero(value)
-            new_value_limit, value_limit_state = judge_value.update(signed, value_limit_state, None, **at_step)
+            new_value_limit, value_limit_state = judge_value.update(
+                never_zero(value), value_limit_state, None, **at_step
+            )
             spike = spike | (finite & (value > new_value_limit))
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
@@ -213,12 +217,14 @@ def skip_spikes(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _checked_limit(name: str, limit: Any) -> Limit:
-    bound = limits.running_mean(3.0, decay=0.9, warmup=7) if limit is None else fixed(limit)
-    if not isinstance(bound, Limit) or bound.needs_params:
+def checked_limit(name: str, limit: Any) -> Limit:
+    """Return the Limit of the norm that an argument stands for, or raise an error that names the argument."""
+    if isinstance(limit, numbers.Real) and not isinstance(limit, bool):
+        return limits.constant(float(limit), name=name)
+    if not isinstance(limit, Limit) or limit.needs_params:
         msg = f"{name} must be a number, or a Limit that needs no parameters; got {limit!r}"
         raise TypeError(msg)
-    return bound
+    return limit
 
 
 def _name(bound: Limit, value_bound: Limit | None, clip_bound: Limit | None) -> str:

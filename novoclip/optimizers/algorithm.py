@@ -14,7 +14,7 @@ from novoclip.arguments import check_choice, check_number, value_at
 from novoclip.clipping import sees_all
 from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
-from novoclip.masks import check_mask, with_gradients
+from novoclip.masks import check_masks, with_gradients
 from novoclip.mesh import shapes_of
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.optimizers.selection import negative, unless, zero_if
@@ -43,6 +43,7 @@ class Algorithm(NamedTuple):
       direction: `direction(gradients, state, step) -> updates`, from the new state.
       name: the name in error messages, with the options that the state depends on.
       scaled: whether `direction` includes the learning rate already, as `momentum_of_steps` needs it.
+      masks: the masks that its functions use, with their names in error messages; `init` checks them.
     """
 
     init: Callable[[Any], Any]
@@ -51,6 +52,7 @@ class Algorithm(NamedTuple):
     name: str
     follow: Callable[[Any, Any, Any, Step], Any] | None = None
     scaled: bool = False
+    masks: tuple[tuple[str, Any], ...] = ()
 
 
 class OptimizerState(NamedTuple):
@@ -120,7 +122,7 @@ def _transform(
     def init(params: optax.Params) -> OptimizerState:
         shapes = shapes_of(functools.partial(in_precision, dtype=common_dtype(measured_leaves(params))), params)
         zero = functools.partial(jnp.zeros, (), jnp.int32)
-        check_mask(weight_decay_mask, params, MASK)
+        check_masks((*algorithm.masks, (MASK, weight_decay_mask)), params)
         inside = () if clip is None else rule.init(params)
         check_rule_state("clip", inside, OptimizerState)
         state = OptimizerState(zero(), zero(), algorithm.init(shapes), inside, origin)
@@ -188,24 +190,34 @@ def _transform(
 
 def learned_from(algorithm: Algorithm, gradients: Any, moments: Any, step: Step) -> Any:
     """Return what an Algorithm learns, or raise a ValueError that names it if gradients and state do not fit."""
-    return _fitting(algorithm, moments, lambda: algorithm.learn(gradients, moments, step))
+    return _fitting(algorithm, gradients, moments, lambda: algorithm.learn(gradients, moments, step))
 
 
 def followed_from(algorithm: Algorithm, gradients: Any, moments: Any, before: Any, step: Step) -> Any:
     """Return what an Algorithm's `follow` returns, or raise as `learned_from` does."""
     follow = algorithm.follow
-    return moments if follow is None else _fitting(algorithm, before, lambda: follow(gradients, moments, before, step))
+    if follow is None:
+        return moments
+    return _fitting(algorithm, gradients, before, lambda: follow(gradients, moments, before, step))
 
 
-def _fitting(algorithm: Algorithm, before: Any, learn: Callable[[], Any]) -> Any:
+def _fitting(algorithm: Algorithm, gradients: Any, before: Any, learn: Callable[[], Any]) -> Any:
     try:
         found = learn()
     except (TypeError, ValueError) as error:
+        if _fit(algorithm, gradients, before):
+            raise
         msg = f"the gradients do not fit the state of {algorithm.name}: they must have the structure and the shapes of "
         msg += f"the parameters given to init, and a leaf may be None only if it was None there too: {error}"
         raise ValueError(msg) from error
     check_shapes(found, before, algorithm.name)
     return found
+
+
+def _fit(algorithm: Algorithm, gradients: Any, moments: Any) -> bool:
+    """Whether moments have the structure and the shapes of those that `init` makes for these gradients."""
+    made, own = (jax.tree.map(jnp.shape, tree) for tree in (jax.eval_shape(algorithm.init, gradients), moments))
+    return bool(made == own)
 
 
 def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norms: Any) -> jax.Array:

@@ -9,7 +9,7 @@ import optax
 from novoclip.granularity import resolve_fixed
 from novoclip.optimizers.adam import AdamState, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, optimizer
-from novoclip.optimizers.step import Step, add_decay, check_decay
+from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.optimizers.trust import trusted
 from novoclip.typing import Clip, Granularity, Mask, ScalarOrSchedule, SkipNonfinite
 
@@ -32,7 +32,7 @@ def _lamb(
         pulled = add_decay(adam.direction(gradients, state, step), step, rate=weight_decay, mask=mask)
         return trusted(pulled, step, blocks)
 
-    return Algorithm(adam.init, adam.learn, direction, f"lamb per {blocks.name}")
+    return Algorithm(adam.init, adam.learn, direction, f"lamb per {blocks.name}", masks=((MASK, mask),))
 
 
 def lamb(

@@ -9,9 +9,9 @@ import optax
 from novoclip.arguments import check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.optimizers.algorithm import Algorithm, optimizer
-from novoclip.optimizers.step import Step, add_decay, check_decay
+from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.optimizers.step_momentum import momentum_of_steps
-from novoclip.optimizers.trust import trusted
+from novoclip.optimizers.trust import RATIO_MASK, trusted
 from novoclip.typing import Clip, Granularity, Mask, ScalarOrSchedule, SkipNonfinite
 
 
@@ -36,7 +36,8 @@ def _lars(
         pulled = add_decay(gradients, step, rate=weight_decay, mask=weight_decay_mask)
         return trusted(pulled, step, blocks, trust_coefficient, eps, trust_ratio_mask)
 
-    algorithm = Algorithm(lambda _: (), lambda *_: (), direction, f"lars per {blocks.name}")
+    masks = ((MASK, weight_decay_mask), (RATIO_MASK, trust_ratio_mask))
+    algorithm = Algorithm(lambda _: (), lambda *_: (), direction, f"lars per {blocks.name}", masks=masks)
     return momentum_of_steps(algorithm, momentum, nesterov, accumulator_dtype)
 
 

@@ -13,7 +13,7 @@ from novoclip.granularity import resolve_fixed
 from novoclip.measure import norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
 from novoclip.optimizers.moments import block_sizes, divide, real_zeros, root_average, zeros
-from novoclip.optimizers.step import Step, add_decay, check_decay
+from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.typing import Clip, Granularity, Mask, ScalarOrSchedule, SkipNonfinite
 
 
@@ -64,7 +64,7 @@ def _novograd(
         del gradients, step
         return state.mu
 
-    return Algorithm(init, learn, direction, f"novograd per {blocks.name}")
+    return Algorithm(init, learn, direction, f"novograd per {blocks.name}", masks=((MASK, weight_decay_mask),))
 
 
 def scale_by_novograd(

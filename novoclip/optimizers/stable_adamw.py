@@ -13,7 +13,7 @@ from novoclip.granularity import resolve_fixed
 from novoclip.optimizers.adam import AdamState, adam_algorithm
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.moments import debiased
-from novoclip.optimizers.step import Step, add_decay, check_decay
+from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.safe_math import ratio
 from novoclip.typing import Clip, Granularity, Mask, ScalarOrSchedule, SkipNonfinite
 
@@ -46,7 +46,7 @@ def _stable_adamw(
         divisors = blocks.spread(jax.tree.map(lambda size: jnp.maximum(1, size / most), sizes), pulled)
         return jax.tree.map(lambda u, by: u / by.astype(u.dtype), pulled, divisors)
 
-    return Algorithm(adam.init, adam.learn, direction, "stable_adamw")
+    return Algorithm(adam.init, adam.learn, direction, "stable_adamw", masks=((MASK, weight_decay_mask),))
 
 
 def scale_by_stable_adamw(

@@ -55,10 +55,10 @@ class Step(NamedTuple):
 
     def epsilons(self, value: ScalarOrSchedule, *, inside: bool) -> tuple[Epsilon, jax.Array | None]:
         """Return what is added to a root, and what is added inside it: one is eps, the other adds nothing."""
+        small = self.epsilon(value, "eps")
         if not inside:
-            return self.epsilon(value, "eps"), None
-        above_zero = isinstance(value, float | int) and value >= LEAST
-        return Epsilon(jnp.zeros((), self.dtype), above_zero), self.unless_zero(value, "eps")
+            return small, None
+        return small._replace(value=jnp.zeros((), self.dtype)), self.unless_zero(value, "eps")
 
     def decay(self, value: ScalarOrSchedule, name: str) -> tuple[jax.Array, jax.Array]:
         """Return (decay, 1 - decay). For a Python number the difference is taken before decay is rounded.

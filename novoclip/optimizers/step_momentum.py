@@ -50,4 +50,6 @@ def momentum_of_steps(
     def direction(gradients: Any, state: StepMomentumState, step: Step) -> Any:
         return added(gradients, state.inner, state.trace, step) if nesterov else state.trace
 
-    return Algorithm(init, learn, direction, f"{algorithm.name} with momentum", follow, scaled=True)
+    return Algorithm(
+        init, learn, direction, f"{algorithm.name} with momentum", follow, scaled=True, masks=algorithm.masks
+    )

@@ -13,6 +13,8 @@ from novoclip.optimizers.step import Step
 from novoclip.safe_math import wide_ratio
 from novoclip.typing import Mask
 
+RATIO_MASK = "trust_ratio_mask"
+
 
 def trusted(tree: Any, step: Step, blocks: Measure, coefficient: Any = 1.0, eps: Any = 0.0, mask: Mask = None) -> Any:
     """Return the pytree with each block multiplied by coefficient ||w|| / (||u|| + eps), or 1 where a norm is 0.
@@ -35,5 +37,5 @@ def trusted(tree: Any, step: Step, blocks: Measure, coefficient: Any = 1.0, eps:
     scaled = jax.tree.map(lambda u, by: by.astype(u.dtype) * u, tree, spread)
     if mask is None:
         return scaled
-    chosen = mask_tree(mask, step.params, "trust_ratio_mask")
+    chosen = mask_tree(mask, step.params, RATIO_MASK)
     return jax.tree.map(lambda on, new, old: new if on else old, chosen, scaled, tree)

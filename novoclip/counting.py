@@ -19,6 +19,11 @@ def safe_increment(counter: jax.Array, condition: jax.Array) -> jax.Array:
     return jnp.where(counter < jnp.iinfo(jnp.int32).max, counter + condition.astype(jnp.int32), counter)
 
 
+def count(counter: Any, condition: jax.Array) -> Any:
+    """Return the counter plus one if the condition is true; () if it is not counted."""
+    return counter if isinstance(counter, tuple) else safe_increment(counter, condition)
+
+
 def count_in_a_row(counter: Any, condition: jax.Array) -> Any:
     """Return the number of latest steps in a row with the condition, updated for one step; () if it is not counted."""
     return counter if isinstance(counter, tuple) else jnp.where(condition, safe_increment(counter, condition), 0)

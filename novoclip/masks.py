@@ -23,6 +23,9 @@ def mask_tree(mask: Any, tree: Any, argument: str = "mask") -> Any:
       TypeError: if an entry is not a boolean.
       ValueError: if the mask is not a prefix of `tree`, or selects none of its leaves.
     """
+    if not jax.tree.leaves(tree):
+        # Nothing to select, as in the placeholder for parameters that `optax.tree_map_params` gives to init.
+        return jax.tree.map(bool, tree)
     chosen = mask(tree) if is_function(mask) else mask
     for path, entry in leaves_with_paths(chosen):
         if not isinstance(entry, bool | np.bool_) and not (hasattr(entry, "dtype") and entry.dtype == bool):

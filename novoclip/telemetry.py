@@ -20,7 +20,10 @@ REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
     NonfiniteState: ("guard", ("steps", "nonfinite")),
     SpikeState: (
         "spikes",
-        ("steps", "skipped", "nonfinite", "released", "norm", "limit", "value_limit", "clip_limit", "clipped"),
+        (
+            *("steps", "skipped", "nonfinite", "norm_spikes", "value_spikes", "released"),
+            *("norm", "limit", "value_limit", "clip_limit", "clipped"),
+        ),
     ),
 }
 
@@ -43,8 +46,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       the sum of squares of all: near 1, one block has nearly the whole norm, and a clip by the global norm before Adam
       makes the steps of the others small. Optimizers add `optimizer/steps` and `optimizer/nonfinite`,
       `guard_nonfinite` the same of `guard`, `uclip` and `clip21` of `carry`, and `skip_spikes` adds
-      `spikes/steps`, `skipped`, of which `nonfinite`, `released`, `norm`, `limit`, `value_limit`, and with `clip=`
-      `clip_limit` and `clipped`.
+      `spikes/steps`, `skipped`, of which `nonfinite`, `norm_spikes`, `value_spikes` (steps whose norm, or loss, was
+      above its limit), `released`, `norm`, `limit`, `value_limit`, and with `clip=` `clip_limit` and `clipped`.
       Empty if there is none.
 
       Names from the state stand after the kind: "body" of `optax.named_chain(("body", rule))`, or a label of

@@ -278,15 +278,18 @@ def test_metrics_of_both_guards_and_of_the_rule_within():
     optimizer = optax.chain(novoclip.guard_nonfinite(guard), optax.identity())
     state = optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
-    for size, value in ((1.0, 1.0), (2.0, 1.1), (1.0, 0.9), (2.0, 1.0), (100.0, 1.0), (jnp.nan, 1.0), (1.0, jnp.nan)):
+    usual = ((1.0, 1.0), (2.0, 1.1), (1.0, 0.9), (2.0, 1.0))
+    for size, value in (*usual, (100.0, 1.0), (100.0, 9.0), (1.0, 9.0), (1.0, 8.0), (jnp.nan, 1.0), (1.0, jnp.nan)):
         _, state = update(gradients(size), state, PARAMS, value=value)
     found = {name: float(value) for name, value in novoclip.metrics(state).items()}
     expected = {
-        "guard/steps": 7,
+        "guard/steps": 10,
         "guard/nonfinite": 1,
-        "spikes/steps": 6,
-        "spikes/skipped": 2,
+        "spikes/steps": 9,
+        "spikes/skipped": 5,
         "spikes/nonfinite": 1,
+        "spikes/norm_spikes": 2,
+        "spikes/value_spikes": 3,
         "spikes/released": 0,
         "spikes/norm": 1.0,
         "spikes/limit": 4.5,

@@ -71,6 +71,22 @@ def test_tree_map_params_and_device_put(mesh):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
 
 
+MASK = {"kernel": True, "bias": False}
+
+
+@pytest.mark.parametrize("mask", [MASK, lambda tree: {name: MASK[name] for name in tree}], ids=["pytree", "function"])
+def test_tree_map_params_with_masks_of_the_parameters(mask):
+    """`init` gets a placeholder there, as that of `optax.masked` does."""
+    params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+    adam = novoclip.adamw(0.1, mask=mask, clip=novoclip.agc({"bias": None, "*": 0.1}))
+    state = optax.tree_map_params(adam, lambda leaf: leaf + 5, adam.init(params))
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 5), [state.moments.mu, state.moments.root])
+    assert state.clip == adam.init(params).clip
+    rule = novoclip.clip_by_second_moment(3.0, mask=mask)
+    rule_state = optax.tree_map_params(rule, lambda leaf: leaf + 5, rule.init(params))
+    np.testing.assert_array_equal(rule_state.limit_state.root["kernel"], 5)
+
+
 def test_a_history_per_element_is_split_but_for_its_window(mesh):
     params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
     rule = novoclip.autoclip(90.0, window=5, per="element")

@@ -106,7 +106,8 @@ def leaf_lines(counts: BadSteps, params: Any) -> list[str]:
     elsewhere = counts.nonfinite - sum(total)
     if elsewhere > 0:
         lines.append(
-            f"no leaf in at least {elsewhere} of {counts.steps} steps, but the loss, or a norm too large for its dtype"
+            "the loss, or a norm too large for its dtype: not finite in at least "
+            f"{elsewhere} of {counts.steps} steps in which every leaf was finite"
         )
     return lines
 

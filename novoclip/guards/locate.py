@@ -19,8 +19,9 @@ def locate_nonfinite(state: Any, params: optax.Params) -> str:
       params: the parameters that `init` was given, for the names of their leaves.
 
     Returns:
-      A line for each leaf that was ever not finite, the latest first, or a sentence that there was none. With
-      several states, each line begins with the kind and the place of its state. If a state saw only some of the
+      A line for each leaf that was ever not finite, the latest first, or a sentence that there was none. Steps are
+      counted from 1. A further line counts the steps in which every leaf was finite, but the loss, or a norm, was not.
+      With several states, each line begins with the kind and the place of its state. If a state saw only some of the
       leaves, as inside `optax.masked` or `optax.partition`, its leaves have numbers instead of names.
 
     Raises:

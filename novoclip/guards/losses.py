@@ -3,6 +3,7 @@
 import math
 import numbers
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -101,3 +102,14 @@ def scalar_loss(value: Any, dtype: Any) -> jax.Array | None:
 def never_zero(loss: jax.Array) -> jax.Array:
     """Return the loss, as the smallest normal number where it is 0: Limits pass over norms of 0."""
     return jnp.where(loss == 0, jnp.finfo(loss.dtype).tiny, loss)
+
+
+def loss_of(extra: dict[str, Any]) -> Any:
+    """Return the loss among the extra arguments of an update, `value=`; warn of a `loss=` without it."""
+    if "loss" in extra and extra.get("value") is None:
+        msg = (
+            "skip_spikes was given loss=, which it does not look at: give the loss as value=, or set "
+            "value_limit=False if the loss is not to be judged"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return extra.get("value")

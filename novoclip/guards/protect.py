@@ -36,8 +36,12 @@ def protect(
             clip=novoclip.limits.running_mean(3.0, decay=0.9),
         )
 
-    The norm of the first step is judged by nothing but being finite: to limit it, give
-    `clip=novoclip.limits.tighter(novoclip.limits.constant(1.0), novoclip.limits.running_mean(3.0, decay=0.9))`.
+    The norm of the first step is judged by nothing but being finite, and the means begin with it. A first norm 20 times
+    too large or too small hardly matters. One that is 1000 times too large leaves spikes of 100 times the usual norm
+    unseen for about 25 steps. One that is 1000 times too small has the gradients clipped, or skipped, for about 40
+    steps, since a mean grows by at most 1.2 (clip) or 1.3 (skip) per step. If the first gradients of your model are
+    like that, add a fixed limit: `clip=limits.tighter(limits.constant(1.0), limits.running_mean(3.0))`, with `limits`
+    from novoclip.
 
     Args:
       inner: the optimizer: any `optax.GradientTransformation`.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import numbers
 from typing import Any, Literal
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,11 @@ import optax
 
 from novoclip import limits
 from novoclip.arguments import check_choice, check_integer
-from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, safe_increment, start_leaf_counts
+from novoclip.counting import advance_leaf_counts, count, count_in_a_row, in_place, safe_increment
 from novoclip.granularity import resolve_measure
-from novoclip.guards.losses import checked_value_limit, never_zero, scalar_loss
+from novoclip.guards.losses import checked_value_limit, loss_of, never_zero, scalar_loss
 from novoclip.guards.shown import show
-from novoclip.guards.spike_state import SpikeState
+from novoclip.guards.spike_state import SpikeState, start_state
 from novoclip.guards.taken import apply_if
 from novoclip.learning import freeze_nonfinite
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, reject_integers, with_numbers
@@ -25,7 +23,7 @@ from novoclip.limit import Limit, select_blocks
 from novoclip.measure import norm_shapes
 from novoclip.origin import check_origin, made_by
 from novoclip.platforms import if_needed
-from novoclip.ranges import limits_as, no_limit
+from novoclip.ranges import limits_as
 from novoclip.rounding import is_beyond, rounding_of
 from novoclip.transforms import update_of_finite
 from novoclip.typing import Mask
@@ -124,28 +122,14 @@ def skip_spikes(
     def init(params: optax.Params) -> SpikeState:
         show(params, mask)  # raises if the mask does not fit
         norm = norm_shapes(tree, jax.tree.map(lambda leaf: leaf if is_measured(leaf) else None, params))
-        zero = functools.partial(jnp.zeros, ())
-        infinite = functools.partial(jnp.full, (), no_limit(norm.dtype), norm.dtype)
-        leaf_steps, leaf_last = start_leaf_counts(params)
-        return SpikeState(
-            steps=zero(jnp.int32),
-            skipped=zero(jnp.int32),
-            nonfinite=zero(jnp.int32),
-            released=zero(jnp.int32),
-            spikes_in_a_row=zero(jnp.int32),
-            norm=zero(norm.dtype),
-            limit=infinite(),
-            value_limit=infinite(),
-            norm_limit_state=judge_norm.init(norm),
-            value_limit_state=() if judge_value is None else judge_value.init(norm),
-            inner=rule.init(params),
-            leaf_steps=leaf_steps,
-            leaf_last=leaf_last,
-            skipped_in_a_row=zero(jnp.int32),
-            origin=origin,
-            clip_limit=() if judge_clip is None else infinite(),
-            clip_limit_state=() if judge_clip is None else judge_clip.init(norm),
-            clipped=() if judge_clip is None else zero(jnp.int32),
+        return start_state(
+            params,
+            norm,
+            judge_norm.init(norm),
+            None if judge_value is None else judge_value.init(norm),
+            None if judge_clip is None else judge_clip.init(norm),
+            rule.init(params),
+            origin,
         )
 
     def update(
@@ -155,20 +139,22 @@ def skip_spikes(
         shown = show(updates, mask)
         reject_integers(shown.leaves)
         norm = tree.norms(shown.leaves)
-        value = None if judge_value is None else scalar_loss(_loss_of(extra), state.norm.dtype)
+        value = None if judge_value is None else scalar_loss(loss_of(extra), state.norm.dtype)
         finite = jnp.isfinite(norm.astype(state.norm.dtype))
         if value is not None:
             finite = finite & jnp.isfinite(value)
         at_step = extra | {"step": state.steps}
         norm_limit, norm_limit_state = judge_norm.update(norm, state.norm_limit_state, None, **at_step)
         rounding = rounding_of(shown.leaves, norm)
-        spike = finite & is_beyond(norm, norm_limit, rounding)
+        spike = norm_spike = finite & is_beyond(norm, norm_limit, rounding)
+        value_spike = jnp.zeros((), bool)
         new_value_limit, value_limit_state = state.value_limit, state.value_limit_state
         if judge_value is not None and value is not None:
             new_value_limit, value_limit_state = judge_value.update(
                 never_zero(value), value_limit_state, None, **at_step
             )
-            spike = spike | (finite & (value > new_value_limit))
+            value_spike = finite & (value > new_value_limit)
+            spike = norm_spike | value_spike
         released = spike & (state.spikes_in_a_row >= max_in_a_row)
         taken = finite & (~spike | released)
         learned = (finite if learn == "all" else taken) & ~(jnp.isnan(norm_limit) | jnp.isnan(new_value_limit))
@@ -211,6 +197,8 @@ def skip_spikes(
             leaf_last=leaf_last,
             skipped_in_a_row=count_in_a_row(state.skipped_in_a_row, ~taken),
             origin=state.origin,
+            norm_spikes=count(state.norm_spikes, norm_spike),
+            value_spikes=count(state.value_spikes, value_spike),
             **clipping,
         )
 
@@ -237,13 +225,3 @@ def _bad_leaves(tree: optax.Updates, skipped: jax.Array) -> jax.Array:
     leaves = [leaf for _, leaf in named_leaves(tree)]
     none = jnp.zeros(len(leaves), bool)
     return if_needed(skipped, lambda *given: ~finite_leaves(with_numbers(tree, given)), lambda *_: none, *leaves)
-
-
-def _loss_of(extra: dict[str, Any]) -> Any:
-    if "loss" in extra and extra.get("value") is None:
-        msg = (
-            "skip_spikes was given loss=, which it does not look at: give the loss as value=, or set "
-            "value_limit=False if the loss is not to be judged"
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    return extra.get("value")

@@ -7,7 +7,7 @@ import gc
 import os
 from pathlib import Path
 
-from tests import programs
+from tests import programs, thinned
 
 # Before JAX starts.
 os.environ |= {"JAX_PLATFORMS": programs.PLATFORM, "XLA_FLAGS": programs.flags(devices=8)}
@@ -25,6 +25,11 @@ collect_ignore = ["trajectories/make.py", "trajectories/make_rules.py"]  # need 
 MOST = 2.1e9  # bytes of memory
 settings.register_profile("novoclip", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("novoclip")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    thinned.thin(items)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import imports, planted_list
 import novoclip
 from novoclip import catalog
-from tests import argument_docs
+from tests import argument_docs, thinned
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "novoclip").rglob("*.py"))
@@ -85,3 +85,8 @@ def test_files_import_downwards_only():
 def test_a_fault_can_still_be_planted(fault):
     assert (ROOT / fault.file).read_text().count(fault.old) == 1
     assert fault.new != fault.old
+
+
+def test_thinned_tests_exist():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert not set(thinned.EACH) - set(re.findall(r"def (test_\w+)", tests))

@@ -1,5 +1,6 @@
 """Quotients, roots and sums that do not overflow or underflow in between, nor do their derivatives."""
 
+import functools
 import math
 from typing import Any
 
@@ -95,10 +96,12 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
-    large, small = jnp.maximum(one, other), jnp.minimum(one, other)
-    square = jnp.square(ratio(small, jnp.where(large > 0, large, 1)))
-    # Not large * sqrt(1 + square): a long sum would lose most of its small terms in that 1.
-    return large + large * (square / (1 + jnp.sqrt(1 + square)))
+    # By powers of two, and not by the quotient of the two: a division costs as much as a root.
+    ranges, large = RANGES[jnp.finfo(one.dtype).bits], jnp.maximum(one, other)
+    low, high, number = large < ranges.edge, large > 1 / ranges.edge, functools.partial(jnp.asarray, dtype=one.dtype)
+    by = jnp.where(low, number(ranges.step), jnp.where(high, number(1 / ranges.step), number(1)))
+    back = jnp.where(low, number(1 / ranges.step), jnp.where(high, number(ranges.step), number(1)))
+    return jnp.sqrt(jnp.square(one * by) + jnp.square(other * by)) * back
 
 
 @_hypotenuse.defjvp

@@ -174,8 +174,19 @@ def summary(entry):
     return inspect.getdoc(entry.make).splitlines()[0]
 
 
+def settings(entry):
+    """Return the arguments that can be written here, with their defaults; without a value, those that must be given."""
+    shown = []
+    for name, known in inspect.signature(entry.make).parameters.items():
+        if known.default is known.empty:
+            shown.append(f"{name}={LEARNING_RATES.get(entry.name, '') if name == 'learning_rate' else ''}")
+        elif isinstance(known.default, bool | int | float | str):
+            shown.append(f"{name}={known.default}")
+    return ",".join(shown)
+
+
 def listing():
-    """Return everything that --clip and --optimizer take, one line each."""
+    """Return everything that --clip and --optimizer take, with their arguments and defaults."""
     wrappers = [entry for entry in RULES.values() if entry.kind == "wrapper"]
     sections = {
         "Rules, for --clip": [entry for entry in RULES.values() if entry.kind != "wrapper"],
@@ -184,7 +195,15 @@ def listing():
     }
     width = max(map(len, (*RULES, *OPTIMIZERS)))
     blocks = [
-        "\n".join([f"{heading}:", *(f"  {entry.name:<{width}}  {summary(entry)}" for entry in entries)])
+        "\n".join(
+            [
+                f"{heading}:",
+                *(
+                    f"  {entry.name:<{width}}  {summary(entry)}\n{'':{width}}    {settings(entry)}".rstrip()
+                    for entry in entries
+                ),
+            ]
+        )
         for heading, entries in sections.items()
     ]
     return "\n\n".join(blocks)

@@ -42,7 +42,7 @@ def train_all(planned, task, log_every, console):
         ThreadPoolExecutor(min(len(planned), os.cpu_count() or 1)) as pool,
     ):
         # A bar without a total moves to and fro: the first steps wait for their programs to be compiled.
-        bars = {label: progress.add_task(label, total=None, loss="waiting") for label in groups}
+        bars = {label: progress.add_task(label, total=None, loss="compiling") for label in groups}
 
         def report(run, steps):
             done = sum(len(of.steps) for of in groups[run.label])
@@ -81,6 +81,7 @@ def train_and_show(options, rule, descent):
     model = f"A transformer of {size:,} parameters, which learns to predict the next character"
     text = f"{task.characters:,} characters, {task.vocabulary} of them different"
     console.print(f"{model}.\nText: {options.source}; {text}.", highlight=False, soft_wrap=True)
+    console.print("Compiling the training steps first, which takes about 20 seconds.")
     planned = plan(options, rule, descent)
     status = 0
     try:

@@ -105,7 +105,8 @@ def main(argv=None):
     parser = Parser(prog="train_lm.py", description=__doc__.partition("\n")[0])
     options = parse_options(parser, argv)
     if options.list:
-        print("NAME, or NAME:ARGUMENT=VALUE,... for each of:", flush=True)
+        print("NAME, or NAME:ARGUMENT=VALUE,... as in autoclip:percentile=90,window=500. Below each: its arguments and")
+        print("their defaults. An argument without a value must be given.", flush=True)
         print(f"\n{importlib.import_module('storm_rules').listing()}")
         return 0
     options.characters, options.source = read_text(parser, options.text)

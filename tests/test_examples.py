@@ -144,7 +144,9 @@ def test_train_lm_never_overwrites_what_another_rule_drew(demo):
 
 def test_train_lm_lists_what_it_takes(demo, capsys):
     assert demo("train_lm").main(["--list"]) == 0
-    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0]: line for line in lines if line.startswith("  ") and line[2] != " "}
+    assert "percentile=,window=1000," in lines[lines.index(listed["autoclip"]) + 1]
     taken = {entry.name: entry.make for entry in CATALOG if entry.place != "shards"}
     directions = {name for name in taken if name.startswith("scale_by_") and name != "scale_by_trust_ratio"} | {"trace"}
     assert set(listed) == set(taken) - directions

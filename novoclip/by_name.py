@@ -57,7 +57,7 @@ def by_name(
     def masks_of(tree: Any, *, checked: bool = False) -> dict[str, Any]:
         paths = leaves_with_paths(tree)
         labels = [path if label_of is None else label_of(path, leaf) for path, leaf in paths]
-        found = [_name_for(str(label), list(table), argument) for label in labels]
+        found = [name_for(str(label), list(table), argument) for label in labels]
         idle = [name for name in table if name not in (*found, REST)]
         if checked and idle and paths and not is_part(tree):
             near = difflib.get_close_matches(idle[0], map(str, labels), 4, 0.0)
@@ -105,7 +105,7 @@ def _check_state(argument: str, state: Any, rules: Mapping[str, Any]) -> None:
         raise ValueError(msg)
 
 
-def _name_for(label: str, names: list[str], argument: str) -> str | None:
+def name_for(label: str, names: list[str], argument: str) -> str | None:
     """Return the name that matches a label best, or None."""
     if label in names:
         return label

@@ -34,6 +34,8 @@ class ClipState(NamedTuple):
       origin: which rule made the state. It holds no array.
       nonfinite_in_a_row: int32, how many of the latest steps in a row `nonfinite` counted; `()` in a state saved by
         version 0.1.0.
+      norms_after: the norms of `norms` after clipping, as the rule's shape makes them; `()` where `norms` is, in rules
+        whose limits are those of elements, and in a state saved by version 0.1.0.
     """
 
     steps: jax.Array
@@ -45,6 +47,7 @@ class ClipState(NamedTuple):
     limit_state: Any
     origin: Any = ()
     nonfinite_in_a_row: Any = ()
+    norms_after: Any = ()
 
 
 def start_counts(state: ClipState) -> ClipState:

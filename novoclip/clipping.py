@@ -95,8 +95,12 @@ def clip_by_limit(
     check_flag("count", count)
     measure = resolve_measure(measure)
     counting = not measure.elementwise if count is None else count
-    init, judge = judging(measure, limit, counting=counting)
+    start, judge = judging(measure, limit, counting=counting)
     target = functools.partial(new_norm, shape=shape, nonfinite=nonfinite, elementwise=measure.elementwise)
+
+    def init(params: optax.Params) -> ClipState:
+        state = start(params)
+        return state if measure.elementwise else state._replace(norms_after=jnp.zeros_like(state.norms))
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None, **extra: Any
@@ -109,7 +113,11 @@ def clip_by_limit(
             norms = measure.norms(updates)
         new = jax.tree.map(lambda n, c, r: target(n, c, rounding=r), norms, judged.limits, judged.roundings)
         rescaled = measure.rescale(updates, norms, new)
-        return rescaled, judged.state
+        after = judged.state
+        if not isinstance(after.norms_after, tuple):
+            shown = target(after.norms, after.limits) if isinstance(new, Slices) else new
+            after = after._replace(norms_after=shown.astype(after.norms.dtype))
+        return rescaled, after
 
     if getattr(measure.norms, ALL, False):
         update.__dict__[ALL] = True

@@ -148,7 +148,7 @@ def groups(label_of: Callable[[str, jax.Array], str], *, norm: str = "l2") -> Me
     def check(tree: Any) -> None:
         check_distinct("label_of", [path for path, _ in named_leaves(tree)])
 
-    return blocks_of(layout, norm, "group", check)._replace(label_of=label_of)
+    return blocks_of(layout, norm, "group", check, label_of)
 
 
 def tensors(*, stacked: Stacked = 0, norm: str = "l2", specs: Any = None) -> Measure:

@@ -57,6 +57,25 @@ def block_counts(leaves: list[jax.Array], layout: Layout) -> Any:
     return jnp.asarray(np.maximum(counts, 1.0) if layout.form == "stack" else max([1.0, *counts]), dtype)
 
 
+def block_names(named: Sequence[tuple[str, Any]], layout: Layout, label_of: Any = None) -> list[str]:
+    """Return the name of each entry of a vector of norms: the path of a leaf, a label, or a path and the layer.
+
+    For Slices, of which a state holds one entry per leaf, the paths; for one norm of all, the empty name.
+    """
+    if layout.form == "scalar":
+        return [""]
+    if layout.form == "concatenate":
+        numbers = [math.prod(shape) for shape in _slice_shapes([leaf for _, leaf in named], layout)]
+        each = zip(named, numbers, strict=True)
+        return [
+            name for (path, _), n in each for name in ([str(path)] if n == 1 else [f"{path}/{i}" for i in range(n)])
+        ]
+    names: dict[int, str] = {}
+    for block, (path, leaf) in zip(layout.block_of, named, strict=True):
+        names.setdefault(block, str(path if label_of is None else label_of(path, leaf)))
+    return list(names.values())
+
+
 def split_axes(layout: Layout) -> list[tuple[tuple[int, ...], Partition]]:
     """Return for each leaf the axes that are reduced, and the mesh axes that each axis is sharded over."""
     return list(zip(layout.axes, layout.partition, strict=True))

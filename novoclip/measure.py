@@ -9,7 +9,7 @@ import optax
 
 from novoclip.blocks import block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
-from novoclip.layout import Layout, block_counts, split
+from novoclip.layout import Layout, block_counts, block_names, split
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 
@@ -46,6 +46,7 @@ class Measure(NamedTuple):
       rounding: how far a norm may be above its limit by rounding alone, in units in the last place.
       max_copies: how many copies of the parameters the history of a rule may take.
       label_of: with groups, the function of (path, leaf) that returns the label of a leaf.
+      names: `names(tree)`: the names of the norms in a state, such as the paths of the leaves.
     """
 
     norms: Callable[[optax.Updates], Any]
@@ -58,6 +59,7 @@ class Measure(NamedTuple):
     max_copies: int = 64
     rounding: float = 4.0
     label_of: Callable[[Any, Any], str] | None = None
+    names: Callable[[optax.Updates], list[str]] = _lacking
 
 
 def blocks_of(
@@ -65,6 +67,7 @@ def blocks_of(
     norm: str,
     name: str,
     check: Callable[[Any], None] = lambda _: None,
+    label_of: Callable[[Any, Any], str] | None = None,
 ) -> Measure:
     """Return the Measure of the blocks that a function lays out over the named leaves of a pytree.
 
@@ -73,6 +76,7 @@ def blocks_of(
       norm: "l1", "l2", "max" or "rms".
       name: what error messages call the blocks.
       check: raises an error if a pytree does not have the leaves that the blocks are made of.
+      label_of: with groups, the function of (path, leaf) that returns the label of a leaf.
     """
 
     def norms(tree: optax.Updates) -> Any:
@@ -95,9 +99,13 @@ def blocks_of(
         return block_counts([leaf for _, leaf in named], layout_of(named))
 
     def with_norm(other: str) -> Measure:
-        return blocks_of(layout_of, other, name, check)
+        return blocks_of(layout_of, other, name, check, label_of)
 
-    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})")
+    def names(tree: optax.Updates) -> list[str]:
+        named = named_leaves(tree)
+        return block_names(named, layout_of(named), label_of)
+
+    return Measure(norms, rescale, False, spread, counts, with_norm, f"{name} ({norm})", label_of=label_of, names=names)
 
 
 def norm_shapes(measure: Measure, tree: Any) -> Any:

@@ -13,7 +13,15 @@ from novoclip.paths import leaves_with_paths, some_of
 from novoclip.slices import Slices, places_of
 
 # Counters that novoclip 0.1.0 did not have. No update depends on them.
-ADDED = ("leaf_steps", "leaf_last", "nonfinite_in_a_row", "skipped_in_a_row", "norm_spikes", "value_spikes")
+ADDED = (
+    "norms_after",
+    "leaf_steps",
+    "leaf_last",
+    "nonfinite_in_a_row",
+    "skipped_in_a_row",
+    "norm_spikes",
+    "value_spikes",
+)
 # Fields of novoclip 0.1.0, and their present names.
 RENAMED = {
     "memory": ("limit_state", "moments"),

@@ -21,7 +21,9 @@ def keys(transform):
 
 def norms(transform):
     """Return every clip/.../norm after one step of ones, whose norm is the root of 13."""
-    return {name: float(value) for name, value in metrics_after_one_step(transform, PARAMS).items() if "norm" in name}
+    return {
+        name: float(value) for name, value in metrics_after_one_step(transform, PARAMS).items() if name.endswith("norm")
+    }
 
 
 def metrics_after_one_step(transform, params):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag
-from novoclip.blocks import block_norms
 from novoclip.clip_state import (
     ClipState,
     advance_blocks,
@@ -22,12 +21,11 @@ from novoclip.clip_state import (
 )
 from novoclip.counting import safe_increment
 from novoclip.granularity import PER, resolve_measure
-from novoclip.layout import Layout
 from novoclip.learning import freeze_nonfinite
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.limit import Limit, name_of
 from novoclip.masks import masked, with_gradients
-from novoclip.measure import ALL, Measure, norm_shapes
+from novoclip.measure import ALL, Measure, norm_shapes, total_norm
 from novoclip.origin import check_origin, made_by
 from novoclip.per_element import check_history, over_leaves
 from novoclip.platforms import kept_apart
@@ -180,7 +178,7 @@ def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool =
         sizes = _sizes(measure, params, norms) if limit.needs_params else None
         known = extra | {"step": state.steps}
         if limit.needs_total and isinstance(norms, Slices):
-            known["total"] = _total(norms)
+            known["total"] = total_norm(norms)
         limits, limit_state = advance.update(norms, state.limit_state, sizes, **known)
         state = state._replace(steps=safe_increment(state.steps, jnp.array(True)), limit_state=limit_state)
         if elements:
@@ -192,13 +190,6 @@ def judging(measure: Measure, limit: Limit, *, counting: bool, elsewhere: bool =
         return Judged(norms, limits, roundings, state)
 
     return init, judge
-
-
-def _total(norms: Slices) -> jax.Array:
-    """Return the Euclidean norm of the norms that are finite."""
-    finite = [jnp.where(jnp.isfinite(norm), norm, 0) for norm in norms.arrays]
-    axes = tuple(tuple(range(norm.ndim)) for norm in finite)
-    return block_norms(finite, Layout((0,) * len(axes), axes, "scalar", over=((),) * len(axes)), "l2")
 
 
 def new_norm(

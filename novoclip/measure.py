@@ -12,6 +12,7 @@ from novoclip.elements import absolute_values, replace_absolute_values
 from novoclip.layout import Layout, block_counts, block_names, split
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
+from novoclip.slices import Slices
 
 ALL = "sees_all"  # attribute of functions that return norms: if an element is not finite, one of the norms is not
 
@@ -111,6 +112,13 @@ def blocks_of(
 def norm_shapes(measure: Measure, tree: Any) -> Any:
     """Return the shapes of the norms of a pytree, and for norms of elements the shardings of the leaves."""
     return (shapes_of if measure.elementwise else eval_shape)(measure.norms, tree)
+
+
+def total_norm(norms: Slices) -> jax.Array:
+    """Return the Euclidean norm of the norms that are finite."""
+    finite = [jnp.where(jnp.isfinite(norm), norm, 0) for norm in norms.arrays]
+    axes = tuple(tuple(range(norm.ndim)) for norm in finite)
+    return block_norms(finite, Layout((0,) * len(axes), axes, "scalar", over=((),) * len(axes)), "l2")
 
 
 def whole_leaves(block_of: tuple[int, ...], leaves: list[NamedLeaf], form: str) -> Layout:

@@ -40,6 +40,7 @@ from novoclip.optimizers.rmsprop import rmsprop
 from novoclip.optimizers.sgd import sgd
 from novoclip.optimizers.spam import scale_by_spam, spam
 from novoclip.optimizers.stable_adamw import scale_by_stable_adamw, stable_adamw
+from novoclip.replays.replay import replay
 from novoclip.rules.adagc import adagc
 from novoclip.rules.adaptive_grad_clip import adaptive_grad_clip
 from novoclip.rules.agc import agc
@@ -67,7 +68,10 @@ from novoclip.upgrade import upgrade_state
 from novoclip.wrappers.carry import clip21, uclip
 from novoclip.wrappers.delay import start_after
 from novoclip.wrappers.examples import per_example
+from novoclip.wrappers.histograms import histograms
 from novoclip.wrappers.shards import across_shards
+from novoclip.wrappers.watch import watch
+from novoclip.writers import writer
 
 __version__ = importlib.metadata.version("novoclip")
 
@@ -113,6 +117,7 @@ __all__ = [
     "elements",
     "groups",
     "guard_nonfinite",
+    "histograms",
     "inverse_time_decay",
     "lamb",
     "lars",
@@ -128,6 +133,7 @@ __all__ = [
     "protect",
     "qk_clip",
     "record",
+    "replay",
     "resolve_measure",
     "rmsprop",
     "scale_by_acclip",
@@ -157,6 +163,8 @@ __all__ = [
     "units",
     "untuned_warmup",
     "upgrade_state",
+    "watch",
+    "writer",
     "zclip",
 ]
 

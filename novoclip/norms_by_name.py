@@ -43,6 +43,31 @@ def named_norms(
     return {key: dict(zip(names, list(vector), strict=True)) for key, vector in vectors.items()}
 
 
+def watched(seen: Any, names: list[str] | None, top: int | None, only: str | None) -> dict[str, jax.Array]:
+    """Return the figures in the state of a `watch`: the largest of each, and with names, those of each block.
+
+    Args:
+      seen: of each pytree, by name, its figures: "norm", "rms" and "max", each a vector, or one number.
+      names: the names of the blocks, or None.
+      top: of each pytree, only this many blocks, those with the largest norms; None for all.
+      only: only names that match this pattern.
+    """
+    report: dict[str, jax.Array] = {}
+    for tree, figures in seen.items():
+        arrays = {f"{tree}/{name}" if tree != "ratio" else tree: _array(x) for name, x in figures.items()}
+        arrays.pop(f"{tree}/histogram", None)
+        for key, array in arrays.items():
+            report[key if array.ndim == 0 else f"{key}_max"] = jax.numpy.max(array, initial=0)
+        norms = _array(figures["norm"])
+        if names is None or norms.ndim == 0:
+            continue
+        own = names if len(names) == norms.size else [str(i) for i in range(norms.size)]
+        listed = {key: dict(zip(own, list(array), strict=True)) for key, array in arrays.items()}
+        for block in chosen(dict(zip(own, list(norms), strict=True)), top, only):
+            report |= {f"{key}/{block}": values[block] for key, values in listed.items()}
+    return report
+
+
 def chosen(found: Mapping[str, jax.Array], top: int | None, only: str | None) -> list[str]:
     """Return the names to report: those that match a pattern, or begin with it, and of those the largest."""
     names = list(found)

@@ -24,6 +24,7 @@ from novoclip.rules.stable_spam import AverageState, RootRatioState
 from novoclip.slices import Slices
 from novoclip.wrappers.carry import CarryState
 from novoclip.wrappers.delay import DelayedState
+from novoclip.wrappers.watch_state import WatchState
 
 __all__ = [
     "ACClipState",
@@ -51,5 +52,6 @@ __all__ = [
     "Slices",
     "SpikeState",
     "StepMomentumState",
+    "WatchState",
     "ZClipState",
 ]

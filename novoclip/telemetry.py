@@ -11,16 +11,18 @@ from novoclip.granularity import resolve_measure
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spike_state import SpikeState
 from novoclip.measure import Measure
-from novoclip.norms_by_name import chosen, named_norms
+from novoclip.norms_by_name import chosen, named_norms, watched
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.paths import make_path
 from novoclip.wrappers.carry import CarryState
+from novoclip.wrappers.watch_state import WatchState, score_figures
 
 # Which of a state's fields are reported, and under which name.
 REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
     ClipState: ("clip", ("steps", "norms", "norms_after", "limits", "fraction", "clipped", "nonfinite")),
     OptimizerState: ("optimizer", ("steps", "nonfinite")),
     CarryState: ("carry", ("steps", "nonfinite")),
+    WatchState: ("watch", ("steps", "seen_at")),
     NonfiniteState: ("guard", ("steps", "nonfinite")),
     SpikeState: (
         "spikes",
@@ -70,7 +72,8 @@ def metrics(
       Optimizers add `optimizer/steps` and `optimizer/nonfinite`, `guard_nonfinite` the same of `guard`, `uclip` and
       `clip21` of `carry`. `skip_spikes` adds `spikes/steps`, `skipped`, of which `nonfinite`, `norm_spikes`,
       `value_spikes` (steps whose norm, or loss, was above its limit), `released`, `norm`, `limit`, `value_limit`, and
-      with `clip=` `clip_limit` and `clipped`. Empty if there is none.
+      with `clip=` `clip_limit` and `clipped`. `watch` adds `watch/spike_score` and what its docstring says. Empty if
+      there is none.
 
       Names from the state stand after the kind: "body" of `optax.named_chain(("body", rule))`, or a label of
       `optax.partition`, gives `clip/body/norm`, with or without other rules. The first rule of a kind without a name is
@@ -116,6 +119,10 @@ def metrics(
                 found = named_norms(state, measure, params, _tables(opt_state, keys))
                 for block in chosen(found["norm"], top, only) if found else ():
                     report |= {f"{prefix}/{field}/{block}": values[block] for field, values in found.items()}
+            if kind is WatchState:
+                names = None if params is None else measure.names(params)
+                figures = score_figures(state) | watched(state.seen, names, top, only)
+                report |= {f"{prefix}/{key}": value for key, value in figures.items()}
     return report
 
 

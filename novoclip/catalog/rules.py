@@ -141,4 +141,5 @@ RULES = (
     Entry(novoclip.protect, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     Entry(novoclip.skip_spikes, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     Entry(novoclip.guard_nonfinite, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
+    Entry(novoclip.watch, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1), "every": 2},), place="optimizer"),
 )

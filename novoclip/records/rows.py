@@ -1,0 +1,143 @@
+"""The rows of each run that have a norm, with the columns that were recognized or named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from novoclip.records import columns as by_name
+from novoclip.records.delimited import BETWEEN
+from novoclip.records.record import RecordError
+from novoclip.records.runs import Rows
+from novoclip.records.table import Cells, Table
+
+NAMED = 6  # how many other columns a note lists
+
+
+class Named(NamedTuple):
+    """The columns that a user named, None where they are to be recognized."""
+
+    norm: str | None
+    loss: str | None
+    step: str | None
+    learning_rate: str | None
+
+
+def rows_of_tables(tables: list[Table], named: Named, where: str) -> list[Rows]:
+    """Return the rows with a norm of each run that has any.
+
+    Raises:
+      RecordError: if no run has norms, or has no column that was named.
+    """
+    found: list[Rows] = []
+    empty: list[str] = []
+    names = list(dict.fromkeys(name for table in tables for name in table.columns))
+    if not names:
+        msg = f"{where}: no numbers with names were found in it"
+        raise RecordError(msg)
+    for table in tables:
+        norms = _norm_columns(table, named.norm)
+        if norms and any(cell is not None for cell in table.columns[norms[0]]):
+            found.append(_rows(table, norms, named, where))
+        else:
+            empty += norms
+    if found:
+        return found
+    if empty:
+        msg = f"{where}: the column {empty[0]!r} is empty"
+        raise RecordError(msg)
+    if named.norm is None:
+        msg = f"{where}: no column of gradient norms was recognized; the nearest are "
+    else:
+        msg = f"{where}: no norms in a column {named.norm!r}; the nearest are "
+    msg += by_name.nearest(names, named.norm or "grad_norm")
+    msg += ': name the column with norm="..." (on a command line --norm NAME)'
+    raise RecordError(msg)
+
+
+def _norm_columns(table: Table, wanted: str | None) -> list[str]:
+    if wanted is None:
+        return by_name.find_norms(list(table.columns))
+    name = by_name.find_named(table.columns, wanted.removeprefix(f"{table.name}{BETWEEN}"))
+    return [] if name is None else [name]
+
+
+def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
+    all_columns = table.columns
+    kept = [row for row, cell in enumerate(all_columns[norms[0]]) if cell is not None]
+    notes = list(table.notes)
+    if len(norms) > 1:
+        others = ", ".join(map(repr, norms[1 : NAMED + 1])) + (" and more" if len(norms) > NAMED + 1 else "")
+        notes.append(f"the norms were read from {norms[0]!r}; {others} would fit too (norm=, --norm)")
+    empty = len(all_columns[norms[0]]) - len(kept)
+    if empty:
+        notes.append(f"{empty} {'row' if empty == 1 else 'rows'} without a norm were left out")
+
+    with_norm = [name for name, cells in all_columns.items() if any(cells[row] is not None for row in kept)]
+    step = _column(with_norm, named.step, by_name.find_step, "step", where)
+    if step is not None:
+        unknown = sum(all_columns[step][row] is None for row in kept)
+        kept = [row for row in kept if all_columns[step][row] is not None]
+        if unknown:
+            notes.append(f"{unknown} {'row' if unknown == 1 else 'rows'} with a norm but without a step were left out")
+        steps = _whole(all_columns[step], kept, f"{where}: the column {step!r}")
+    else:
+        steps = np.arange(len(kept))
+    cells_of_steps = all_columns[step] if step is not None else None
+
+    def column(name: str | None) -> np.ndarray:
+        return _values(all_columns[name] if name is not None else [], kept, cells_of_steps)
+
+    loss = _column(all_columns, named.loss, by_name.find_loss, "loss", where)
+    rate = _column(all_columns, named.learning_rate, by_name.find_learning_rate, "learning_rate", where)
+    values = {"norms": column(norms[0]), "losses": column(loss), "learning_rates": column(rate)}
+    tensors = {tensor: column(name) for tensor, name in by_name.find_tensors(list(all_columns)).items()}
+    return Rows(table.name, steps.astype(np.int64), values, tensors, tuple(notes), step is None)
+
+
+def _column(
+    names: Iterable[str],
+    wanted: str | None,
+    find: Callable[[Iterable[str]], str | None],
+    argument: str,
+    where: str,
+) -> str | None:
+    names = list(names)
+    if wanted is None:
+        return find(names)
+    name = by_name.find_named(names, wanted)
+    if name is None:
+        option = argument.replace("_", "-")
+        msg = f"{where}: {argument}={wanted!r} is no column with numbers; the nearest are "
+        msg += f"{by_name.nearest(names, wanted)} (on a command line --{option} NAME)"
+        raise RecordError(msg)
+    return name
+
+
+def _whole(cells: Cells, kept: list[int], what: str) -> np.ndarray:
+    steps = np.array([cells[row] for row in kept], np.float64)
+    if not np.all(np.isfinite(steps)) or np.any(steps != np.rint(steps)):
+        wrong = steps[~(np.isfinite(steps) & (steps == np.rint(steps)))][0]
+        msg = f"{what} must hold the steps, whole numbers; it holds {wrong:g}: "
+        msg += 'name another with step="..." (on a command line --step NAME)'
+        raise RecordError(msg)
+    return steps
+
+
+def _values(cells: Cells, kept: list[int], steps: Cells | None) -> np.ndarray:
+    """Return a column's numbers in the kept rows, taking empty cells from another row of the same step."""
+    if not cells:
+        return np.full(len(kept), np.nan)
+    of_step: dict[float | None, float] = {}
+    if steps is not None:
+        of_step = {step: cell for step, cell in zip(steps, cells, strict=True) if cell is not None and step is not None}
+
+    def value(row: int) -> float:
+        cell = cells[row]
+        if cell is not None:
+            return cell
+        return of_step.get(steps[row], np.nan) if steps is not None else np.nan
+
+    return np.array([value(row) for row in kept], np.float64)

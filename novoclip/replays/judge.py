@@ -1,0 +1,96 @@
+"""Which rows of a record are spikes and which are calm, and whether the norms have a level at all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+BEFORE = 32  # rows before a row, whose median a spike is compared with
+FIRST = 8  # the first row that may be a spike
+AROUND = 50  # rows on each side, whose median is the level
+SPIKE = 5.0
+CALM = 2.0
+CAUGHT = 3.3  # levels: a spike let through at less is caught
+TOUCHED = 0.999  # a norm that is made smaller than this part of it is touched
+RISE = 3.0  # how much a lasting rise multiplies the level by
+SHORT = 64  # finite norms below which a record is too short to choose by
+NOISE = 0.8  # robust standard deviation of log(norm / level) above which there is no level
+
+
+class Rows(NamedTuple):
+    """What each row of a record is.
+
+    Attributes:
+      level: float64 `(rows,)`, the median of the finite norms of the 101 rows around a row; NaN where there are none.
+      spike: `(rows,)`, finite norms above 5 times the median of the 32 rows before, from row 8 on.
+      calm: `(rows,)`, finite norms that are no spikes and below 2 levels.
+      rise: the first row of the largest lasting rise of the level, by 3 times or more; None without one.
+      noise: robust standard deviation of log(norm / level): 1.48 times the median of its absolute value.
+    """
+
+    level: np.ndarray
+    spike: np.ndarray
+    calm: np.ndarray
+    rise: int | None
+    noise: float
+
+
+def judged(norms: np.ndarray) -> Rows:
+    """Return what each row is, by its norm and its neighbours.
+
+    Medians are of finite norms only, so that neither a spike nor NaN moves them.
+    """
+    rows = range(norms.size)
+    before = np.array([_median(norms[max(0, i - BEFORE) : i]) if i >= FIRST else np.inf for i in rows])
+    level = np.array([_median(norms[max(0, i - AROUND) : i + AROUND + 1]) for i in rows])
+    finite = np.isfinite(norms)
+    spike = finite & (norms > SPIKE * before)
+    calm = finite & ~spike & (norms < CALM * level)
+    usual = finite & (norms > 0) & (level > 0)
+    distance = np.abs(np.log(norms[usual] / level[usual]))
+    return Rows(
+        level, spike, calm, _rise(norms), 1.4826 * float(np.median(distance)) if distance.size else float("nan")
+    )
+
+
+def why_unfit(norms: np.ndarray, rows: Rows) -> list[str]:
+    """Return why no rule can be chosen by these norms; nothing if one can."""
+    finite = np.isfinite(norms)
+    reasons = []
+    if finite.sum() < SHORT:
+        reasons.append(f"too short: {finite.sum()} finite norms, where at least {SHORT} are needed to choose by")
+    if not (norms[finite] > 0).any():
+        return [*reasons, "every finite norm is 0"]
+    last = max(1, norms.size // 10)
+    start = _median(norms[: max(FIRST, norms.size // 4)])
+    end = norms[-last:]
+    if np.mean(~np.isfinite(end)) > 0.5:
+        reasons.append(
+            "diverged: most of the last tenth of the norms is not finite; clipping may not have saved the run"
+        )
+    elif start > 0 and _median(end) > 1e3 * start:
+        reasons.append(f"diverged: the norms end {_median(end) / start:.0e} times as large as they began")
+    if rows.noise > NOISE:
+        reasons.append(
+            f"no level: half of the norms differ from the median around them by a factor of more than "
+            f"{np.exp(rows.noise / 1.4826):.2g}"
+        )
+    return reasons
+
+
+def _median(norms: np.ndarray) -> float:
+    finite = norms[np.isfinite(norms)]
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
+def _rise(norms: np.ndarray) -> int | None:
+    """Return the row with the largest quotient of the median of the rows after and before it, if it is a rise."""
+    half = BEFORE
+    quotients = {}
+    for row in range(half, norms.size - half + 1):
+        before, after = _median(norms[row - half : row]), _median(norms[row : row + half])
+        if before > 0:
+            quotients[row] = after / before
+    best = max(quotients, key=lambda row: quotients[row], default=None)
+    return best if best is not None and quotients[best] >= RISE else None

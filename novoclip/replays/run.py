@@ -1,0 +1,93 @@
+"""A transform run on recorded norms: a recorded norm is a gradient with one element."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from novoclip.records import Record
+from novoclip.telemetry import metrics
+
+LIMITS = ("clip/limit", "spikes/clip_limit", "spikes/limit")
+
+
+class Course(NamedTuple):
+    """What a transform made of a record.
+
+    Attributes:
+      after: float64 `(rows,)`, the norm that was let through; 0 where the step was skipped.
+      limits: float64 `(rows,)`, the limit that the state showed after the row; infinite where it shows none.
+      skipped: `(rows,)`, whether a guard skipped the step.
+    """
+
+    after: np.ndarray
+    limits: np.ndarray
+    skipped: np.ndarray
+
+
+def course(transform: optax.GradientTransformation, record: Record) -> Course:
+    """Run a transform on a record, row by row, as a training would.
+
+    Args:
+      transform: any transform of gradients. Rules that need the parameters are given weights of norm 1.
+      record: the recorded norms; with norms of tensors, and a rule that is `per="tensor"`, see `by_tensor`.
+
+    Returns:
+      A Course.
+    """
+    gradients = jnp.asarray(_float32(record.norms))[:, None]
+    return _scanned(transform, gradients, jnp.ones(1), _losses(record))
+
+
+def by_tensor(transform: optax.GradientTransformation, record: Record) -> Course:
+    """Run a transform on the norms of tensors: a pytree of one-element leaves."""
+    gradients = {name: jnp.asarray(_float32(norms))[:, None] for name, norms in record.tensors.items()}
+    return _scanned(transform, gradients, {name: jnp.ones(1) for name in gradients}, _losses(record))
+
+
+def _scanned(transform: optax.GradientTransformation, gradients: Any, params: Any, losses: jax.Array | None) -> Course:
+    rule = optax.with_extra_args_support(transform)
+
+    def step(state: Any, row: Any) -> tuple[Any, Any]:
+        gradient, loss = row
+        extra = {} if loss is None else {"value": loss}
+        updates, new = rule.update(gradient, state, params, **extra)
+        shown = metrics(new)
+        found = [shown[name] for name in LIMITS if name in shown]
+        limit = jnp.min(jnp.stack(found)) if found else jnp.array(jnp.inf)
+        skipped = _skipped(shown) > _skipped(metrics(state))
+        squares = [jnp.square(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(updates)]
+        after = jnp.abs(updates[0]) if isinstance(updates, jax.Array) else jnp.sqrt(sum(map(jnp.sum, squares)))
+        return new, (after, limit, skipped)
+
+    # A parameter of its own, so that the state has the shapes that `update` returns.
+    _, found = jax.jit(lambda *rows: lax.scan(step, rule.init(params), rows))(gradients, losses)
+    after, limits, skipped = (np.asarray(each) for each in found)
+    return Course(after.astype(np.float64), limits.astype(np.float64), skipped)
+
+
+def _skipped(shown: dict[str, jax.Array]) -> jax.Array:
+    """Return how many steps guards have skipped so far."""
+    counts = [shown[name] for name in shown if name in ("spikes/skipped", "guard/nonfinite", "optimizer/nonfinite")]
+    return sum(counts, jnp.zeros((), jnp.int32))
+
+
+def _losses(record: Record) -> jax.Array | None:
+    """Return the losses; a row without one has that of the row before. None if there are none."""
+    known = np.isfinite(record.losses)
+    if not known.any():
+        return None
+    # A loss that was NaN and one that was not logged look alike; the former comes with a norm that is not finite.
+    last = np.maximum.accumulate(np.where(known, np.arange(known.size), -1))
+    filled = np.where(last >= 0, record.losses[np.maximum(last, 0)], record.losses[known][0])
+    return jnp.asarray(_float32(np.where(known | np.isfinite(record.norms), filled, record.losses)))
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)

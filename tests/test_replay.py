@@ -1,0 +1,177 @@
+"""Recorded norms through rules: figures counted by hand, limits of live runs, and what is recommended."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks.guards import spikes_and_calm, synthetic
+import novoclip
+from novoclip.records import Record, RecordError, read_record
+from novoclip.replays.judge import judged, why_unfit
+from novoclip.replays.run import by_tensor, course
+
+QUIET = np.exp(0.1 * np.random.default_rng(0).normal(size=200))
+SPIKY = QUIET * np.where(np.isin(np.arange(200), (30, 31, 90, 150)), 20.0, 1.0)
+TWO = {"at one": optax.clip_by_global_norm(1.0), "at three": novoclip.clip_by_global_norm(3.0)}
+
+
+def record_of(norms, losses=None, tensors=None):
+    norms = np.asarray(norms, np.float64)
+    none = np.full(norms.size, np.nan)
+    losses = none if losses is None else np.asarray(losses, np.float64)
+    return Record("a run", np.arange(norms.size), norms, losses, none, tensors or {}, 1, ())
+
+
+@pytest.mark.parametrize("record", synthetic()[:6], ids=lambda record: record.name)
+def test_spikes_and_calm_rows_are_those_of_the_benchmark(record):
+    rows = judged(record.norms)
+    spike, calm = spikes_and_calm(record.norms)
+    np.testing.assert_array_equal(rows.spike, spike)
+    np.testing.assert_array_equal(rows.calm, calm)
+
+
+def test_a_recorded_norm_is_a_gradient_with_one_element():
+    norms = [0.5, 3.0, 1.0, 0.0, 7.0]
+    for rule in TWO.values():
+        assert course(rule, record_of(norms)).after.max() <= 3.0
+    np.testing.assert_allclose(course(TWO["at one"], record_of(norms)).after, np.minimum(norms, 1), rtol=1e-6)
+    found = course(novoclip.clip_by_global_norm(3.0), record_of(norms))
+    np.testing.assert_allclose(found.after, np.minimum(norms, 3), rtol=1e-6)
+    np.testing.assert_array_equal(found.limits, np.full(5, 3.0))
+
+
+def test_guards_see_the_losses_and_what_they_skip_is_counted():
+    norms, losses = np.array([1.0, np.nan, 1.0, 1.0]), np.array([2.0, 2.0, 90.0, 2.0])
+    guard = novoclip.skip_spikes(optax.identity(), value_limit=50.0)
+    found = course(guard, record_of(norms, losses))
+    np.testing.assert_array_equal(found.skipped, [False, True, True, False])
+    np.testing.assert_array_equal(found.after, [1, 0, 0, 1])
+    without = course(novoclip.guard_nonfinite(optax.identity()), record_of(norms))
+    np.testing.assert_array_equal(without.skipped, [False, True, False, False])
+
+
+def test_a_row_without_a_loss_has_that_of_the_row_before():
+    losses = np.array([np.nan, 2.0, np.nan, 90.0, np.nan])
+    found = course(novoclip.skip_spikes(optax.identity(), value_limit=50.0), record_of(np.ones(5), losses))
+    np.testing.assert_array_equal(found.skipped, [False, False, False, True, True])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [novoclip.zclip(100.0, warmup=4), novoclip.autoclip(100.0, window=16), novoclip.clip_by_running_mean(50.0)],
+    ids=["zclip", "autoclip", "running mean"],
+)
+def test_limits_are_exactly_those_that_a_live_state_recorded(rule):
+    """In a run in which the rule was active, and clipped nothing."""
+    generator = np.random.default_rng(1)
+    params = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
+    state, update, norms, limits = rule.init(params), jax.jit(rule.update), [], []
+    for _ in range(40):
+        gradients = jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), jnp.float32), params)
+        _, state = update(gradients, state)
+        norms.append(float(state.norms))
+        limits.append(float(state.limits))
+    assert int(state.clipped) == 0
+    np.testing.assert_array_equal(course(rule, record_of(norms)).limits, limits)
+
+
+def test_norms_of_tensors_are_a_pytree():
+    tensors = {"a": np.array([3.0, 0.5, 6.0]), "b": np.array([4.0, 0.5, 0.1])}
+    whole = np.sqrt(tensors["a"] ** 2 + tensors["b"] ** 2)
+    found = by_tensor(novoclip.clip_by_norm(1.0), record_of(whole, tensors=tensors))
+    expected = np.sqrt(np.minimum(tensors["a"], 1) ** 2 + np.minimum(tensors["b"], 1) ** 2)
+    np.testing.assert_allclose(found.after, expected, rtol=1e-6)
+
+
+def test_figures_are_those_counted_by_hand():
+    found = novoclip.replay(record_of(SPIKY), TWO).outcomes
+    spike, calm = spikes_and_calm(SPIKY)
+    level = np.array([np.median(SPIKY[max(0, i - 50) : i + 51]) for i in range(200)])
+    assert spike.sum() == 4
+    for line, limit in (("at one", 1.0), ("at three", 3.0)):
+        each = next(outcome for outcome in found if outcome.line == line)
+        after = np.minimum(SPIKY, limit)
+        smaller = after < 0.999 * SPIKY
+        assert (each.spikes, each.calm) == (4, calm.sum())
+        assert each.caught == (spike & (after < 3.3 * level)).sum()
+        assert each.touched == (calm & smaller).sum()
+        assert each.clipped == pytest.approx(smaller.mean())
+        assert each.shrinkage == pytest.approx((after / SPIKY).mean(), rel=1e-5)
+        assert each.largest == pytest.approx((after / level).max(), rel=1e-5)
+        assert each.largest_row == np.argmax(after / level)
+
+
+def test_how_long_a_rule_takes_to_adapt_to_a_rise():
+    risen = QUIET * np.where(np.arange(200) < 100, 1.0, 8.0)
+    rows = judged(risen)
+    assert abs(rows.rise - 100) <= 16
+    rules = {"fixed": novoclip.clip_by_global_norm(3.0), "adaptive": novoclip.clip_by_running_mean(2.0)}
+    found = {each.line: each.adapts for each in novoclip.replay(record_of(risen), rules).outcomes}
+    assert found["fixed"] == np.inf
+    assert 8 < found["adaptive"] < 60
+    assert novoclip.replay(record_of(SPIKY), TWO).outcomes[0].adapts is None
+
+
+def test_the_wish_orders_the_rules():
+    rules = TWO | {"nothing": optax.identity()}
+    spikes = novoclip.replay(record_of(SPIKY), rules)
+    assert spikes.recommended.line == "at three"
+    assert spikes.runner_up is None  # the others fulfil nothing
+    steady = novoclip.replay(record_of(SPIKY), rules, want="steady")
+    assert [each.line for each in steady.outcomes] == ["at three", "at one", "nothing"]  # the least shrinking first
+    few = novoclip.replay(record_of(SPIKY), rules, want="steady", max_clipped=0.05)
+    assert few.recommended.clipped <= 0.05
+    assert few.outcomes[-1].line == "at one"
+
+
+@pytest.mark.parametrize("record", [synthetic()[0], synthetic()[6]], ids=lambda record: record.name)
+def test_what_is_recommended_catches_spikes_and_leaves_calm_rows_alone(record):
+    found = novoclip.replay(record_of(record.norms, record.losses))
+    assert found.recommended.caught >= 0.95 * found.recommended.spikes > 0
+    assert found.recommended.touching <= 0.01
+    assert eval(found.recommended.line.replace("optimizer", "optax.identity()"))  # can be pasted
+    assert found.runner_up.line.partition("(")[0] != found.recommended.line.partition("(")[0]
+    assert f"Recommended: {found.recommended.line}" in str(found)
+
+
+GENERATOR = np.random.default_rng(2)
+UNFIT = {
+    "no level": (np.exp(2 * GENERATOR.normal(size=300)), "no level: half of the norms differ"),
+    "diverged": (QUIET * np.exp(np.linspace(0, 12, 200)), "diverged: the norms end"),
+    "not finite": (np.where(np.arange(200) < 150, QUIET, np.nan), "diverged: most of the last tenth"),
+    "too short": (QUIET[:40], "too short: 40 finite norms"),
+    "zero": (np.zeros(200), "every finite norm is 0"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_nothing_is_recommended_where_nothing_fits(name):
+    norms, reason = UNFIT[name]
+    assert any(reason in each for each in why_unfit(norms, judged(norms)))
+    found = novoclip.replay(record_of(norms), TWO)
+    assert found.recommended is found.runner_up is None
+    assert "Nothing is recommended." in str(found)
+    assert reason in str(found)
+
+
+def test_no_rule_fulfils_the_wish():
+    found = novoclip.replay(record_of(SPIKY), {"nothing": optax.identity()})
+    assert found.recommended is None
+    assert "no rule fulfils the wish 'spikes'" in found.warnings[0]
+
+
+def test_wrong_arguments_say_what_to_write():
+    for wrong, error, message in (
+        ({"want": "calm"}, ValueError, "want must be one of"),
+        ({"max_clipped": 5}, ValueError, "max_clipped must be a share"),
+        ({"rules": {}}, ValueError, "at least one transform"),
+        ({"rules": [novoclip.limits.constant(1.0)]}, TypeError, "rules must hold transforms"),
+        ({"norm": "x"}, ValueError, "has no effect on a Record"),
+    ):
+        with pytest.raises(error, match=message):
+            novoclip.replay(record_of(SPIKY), **wrong)
+    with pytest.raises(RecordError, match="flat at"):
+        novoclip.replay(np.minimum(SPIKY * 3, 3.0))
+    assert isinstance(read_record(SPIKY), Record)

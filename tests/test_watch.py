@@ -1,0 +1,164 @@
+"""`watch` measures what NumPy measures, when it is due, and changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import novoclip
+from novoclip.wrappers.histograms import EDGES
+
+PARAMS = {"decoder": {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}, "head": jnp.array([3.0, 4.0])}
+
+
+def gradients(seed, size=1.0):
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(size * generator.normal(size=leaf.shape), jnp.float32), PARAMS)
+
+
+def named(tree):
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float64) for path, leaf in found
+    }
+
+
+def run(optimizer, sizes, *, jit=True, losses=None):
+    state, params = optimizer.init(PARAMS), PARAMS
+    update = jax.jit(optimizer.update) if jit else optimizer.update
+    steps = []
+    for seed, size in enumerate(sizes):
+        extra = {} if losses is None else {"value": jnp.float32(losses[seed])}
+        given = gradients(seed, size)
+        updates, state = update(given, state, params, **extra)
+        steps.append((given, updates, params))
+        params = optax.apply_updates(params, updates)
+    return steps, state
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_figures_are_those_of_numpy_at_the_step_that_was_due(jit):
+    optimizer = novoclip.watch(optax.adam(0.1), every=3)
+    steps, state = run(optimizer, [1.0] * 5, jit=jit)
+    report = novoclip.metrics(state, PARAMS)
+    assert int(report["watch/seen_at"]) == 4  # steps 1 and 4 of 5
+    for tree, values in zip(("gradients", "updates", "params"), map(named, steps[3]), strict=True):
+        for name, leaf in values.items():
+            expected = {"norm": np.linalg.norm(leaf), "rms": np.sqrt(np.mean(leaf**2)), "max": np.abs(leaf).max()}
+            for figure, number in expected.items():
+                np.testing.assert_allclose(report[f"watch/{tree}/{figure}/{name}"], number, rtol=1e-5, err_msg=name)
+        largest = max(np.linalg.norm(leaf) for leaf in values.values())
+        np.testing.assert_allclose(report[f"watch/{tree}/norm_max"], largest, rtol=1e-5)
+    _, updates, params = map(named, steps[3])
+    for name, leaf in updates.items():
+        expected = np.linalg.norm(leaf) / np.linalg.norm(params[name])
+        np.testing.assert_allclose(report[f"watch/ratio/{name}"], expected, rtol=1e-5)
+
+
+def test_updates_and_the_state_inside_are_those_without():
+    inner = novoclip.protect(optax.adam(0.1))
+    steps, state = run(novoclip.watch(inner, every=2, moments=True, histogram=True), [1.0, 9.0, jnp.nan, 1.0])
+    alone, alone_state = run(inner, [1.0, 9.0, jnp.nan, 1.0])
+    for (_, one, _), (_, other, _) in zip(steps, alone, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    jax.tree.map(np.testing.assert_array_equal, state.inner, alone_state)
+
+
+def test_histograms_count_every_element_once():
+    optimizer = novoclip.watch(optax.sgd(1.0), histogram=True)
+    sizes = jnp.array([0.0, 1e-13, 0.02, -0.02, 2.0, 5e4, jnp.inf, jnp.nan])
+    params = {"a": jnp.zeros(8)}
+    _, state = jax.jit(optimizer.update)({"a": sizes}, optimizer.init(params), params)
+    counts = novoclip.histograms(state, params)["gradients/a"]
+    assert counts.sum() == 8
+    finite = np.abs(np.asarray(sizes, np.float64)[:6])
+    expected = np.histogram(finite, [0.0, *EDGES, np.inf])[0]
+    expected[-1] += 2
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_moments_are_measured_on_request():
+    optimizer = novoclip.watch(optax.adam(0.1), every=1, of="gradients", moments=True)
+    steps, state = run(optimizer, [1.0])
+    report = novoclip.metrics(state, PARAMS)
+    np.testing.assert_allclose(
+        report["watch/mu/norm/head"], 0.1 * np.linalg.norm(named(steps[0][0])["head"]), rtol=1e-5
+    )
+    assert not any("updates" in name for name in report)
+
+
+def test_layers_of_a_stack_and_groups_have_names():
+    per = novoclip.groups(lambda path, _: path.split("/")[0])
+    _, state = run(novoclip.watch(optax.sgd(1.0), per=per), [1.0])
+    report = novoclip.metrics(state, PARAMS, per=per)
+    assert {name for name in report if name.startswith("watch/ratio/")} == {"watch/ratio/decoder", "watch/ratio/head"}
+    assert "watch/ratio/decoder" not in novoclip.metrics(state, PARAMS, per=per, only="head")
+
+
+def spike_shares(norms):
+    """The definition: above the mean of up to 128 norms before it plus 6 standard deviations, once there are 8."""
+    flags = []
+    for i, norm in enumerate(norms):
+        before = np.asarray(norms[max(0, i - 128) : i])
+        before = before[np.isfinite(before)]
+        limit = before.mean() + 6 * before.std() if before.size >= 8 else np.inf
+        flags.append(not np.isfinite(norm) or norm > limit)
+    return np.mean(flags), np.mean(flags[-128:])
+
+
+def test_the_spike_score_is_the_share_of_its_definition():
+    generator = np.random.default_rng(0)
+    norms = np.exp(0.1 * generator.normal(size=200)).astype(np.float32)
+    norms[[20, 60, 190]] *= 50
+    norms[100] = np.nan
+    optimizer = novoclip.watch(optax.chain(novoclip.record(), optax.sgd(0.1)), every=1000, of=["gradients"])
+
+    def step(state, norm):
+        _, state = optimizer.update({"a": norm[None]}, state)
+        return state, None
+
+    state, _ = jax.jit(lambda rows: jax.lax.scan(step, optimizer.init({"a": jnp.zeros(1)}), rows))(norms)
+    report = novoclip.metrics(state)
+    whole, recent = spike_shares(norms)
+    assert whole > 0
+    np.testing.assert_allclose(report["watch/spike_score"], whole, rtol=1e-5)
+    np.testing.assert_allclose(report["watch/spike_score_128"], recent, rtol=1e-5)
+
+
+def test_losses_are_judged_too_and_where_neither_is_known_nothing_is():
+    losses = [1.0, 1.1] * 10 + [50.0]
+    _, state = run(novoclip.watch(optax.sgd(0.1)), [1.0] * 21, losses=losses)
+    report = novoclip.metrics(state)
+    assert (int(report["watch/judged"]), int(report["watch/spikes"])) == (21, 1)
+    _, state = run(novoclip.watch(optax.sgd(0.1)), [1.0] * 3)
+    assert int(novoclip.metrics(state)["watch/judged"]) == 0
+
+
+def test_a_step_that_is_not_due_reads_the_gradients_in_a_branch_only():
+    """What is measured stands in a `cond`; outside of it there is no reduction of a leaf."""
+    optimizer = novoclip.watch(optax.sgd(1.0), every=10)
+    jaxpr = jax.make_jaxpr(optimizer.update)(PARAMS, optimizer.init(PARAMS), PARAMS).jaxpr
+    outside = {eqn.primitive.name for eqn in jaxpr.eqns}
+    assert "cond" in outside
+    assert not [
+        eqn
+        for eqn in jaxpr.eqns
+        if eqn.primitive.name in ("reduce_sum", "reduce_max", "while") and eqn.invars[0].aval.size in (2, 3, 6)
+    ]
+
+
+def test_wrong_arguments_say_what_to_write():
+    sgd = optax.sgd(0.1)
+    for wrong, error, message in (
+        ({"every": 0}, ValueError, "every"),
+        ({"of": ["weights"]}, ValueError, "of must name some of gradients, updates, params"),
+        ({"per": "unit"}, ValueError, "per must name blocks that can be listed"),
+        ({"per": "element"}, ValueError, "per must name blocks"),
+    ):
+        with pytest.raises(error, match=message):
+            novoclip.watch(sgd, **wrong).init(PARAMS)
+    with pytest.raises(ValueError, match="watch needs the parameters"):
+        novoclip.watch(sgd).update(PARAMS, novoclip.watch(sgd).init(PARAMS))
+    with pytest.raises(ValueError, match="histogram=True"):
+        novoclip.histograms(novoclip.watch(sgd).init(PARAMS), PARAMS)

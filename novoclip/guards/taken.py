@@ -119,11 +119,12 @@ def _parts(jaxpr: Jaxpr, kept: Container[Any]) -> Iterator[Jaxpr]:
     needed = {var for var in jaxpr.outvars if isinstance(var, Var)}
     found = []
     for eqns in reversed(parts):
-        computed = [var for eqn in eqns for var in eqn.outvars]
+        computed = dict.fromkeys(var for eqn in eqns for var in eqn.outvars)
         outvars = [var for var in computed if var in needed]
         used = dict.fromkeys(var for eqn in eqns for var in eqn.invars if isinstance(var, Var))
-        invars = [var for var in used if var not in set(computed)]
-        needed = (needed - set(computed)) | set(invars)
+        invars = [var for var in used if var not in computed]
+        needed.difference_update(computed)
+        needed.update(invars)
         found.append(jaxpr.replace(constvars=(), invars=invars, outvars=outvars, eqns=eqns))
     return reversed(found)
 

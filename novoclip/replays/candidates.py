@@ -32,12 +32,15 @@ class Candidate(NamedTuple):
       make: returns the transform.
       guard: whether it wraps the optimizer.
       tensors: whether it acts on each tensor, and so needs recorded norms of tensors.
+      family: a function of one number, and the number, for a transform that is one of several in a grid; those with the
+        same function are compiled together.
     """
 
     line: str
     make: Callable[[], optax.GradientTransformation]
     guard: bool = False
     tensors: bool = False
+    family: tuple[Callable[[Any], optax.GradientTransformation], float] | None = None
 
 
 def candidates(record: Record, rows: Rows) -> list[Candidate]:
@@ -88,6 +91,8 @@ def _two_digits(number: float) -> float:
 
 def _grid(line: str, rule: Callable[..., Any], numbers: Sequence[float], *, tensors: bool = False) -> list[Candidate]:
     return [
-        Candidate(f"novoclip.{line.format(number)}", functools.partial(rule, number), tensors=tensors)
+        Candidate(
+            f"novoclip.{line.format(number)}", functools.partial(rule, number), tensors=tensors, family=(rule, number)
+        )
         for number in numbers
     ]

@@ -41,11 +41,9 @@ def judged(norms: np.ndarray) -> Rows:
 
     Medians are of finite norms only, so that neither a spike nor NaN moves them.
     """
-    rows = range(norms.size)
-    before = np.array([_median(norms[max(0, i - BEFORE) : i]) if i >= FIRST else np.inf for i in rows])
-    level = np.array([_median(norms[max(0, i - AROUND) : i + AROUND + 1]) for i in rows])
+    level = _medians(norms, AROUND, AROUND + 1)
+    spike = spikes_of(norms)
     finite = np.isfinite(norms)
-    spike = finite & (norms > SPIKE * before)
     calm = finite & ~spike & (norms < CALM * level)
     usual = finite & (norms > 0) & (level > 0)
     distance = np.abs(np.log(norms[usual] / level[usual]))
@@ -79,6 +77,25 @@ def why_unfit(norms: np.ndarray, rows: Rows) -> list[str]:
     return reasons
 
 
+def spikes_of(norms: np.ndarray) -> np.ndarray:
+    """Return which norms are spikes."""
+    rows = np.arange(norms.size)
+    return (rows >= FIRST) & np.isfinite(norms) & (norms > SPIKE * _medians(norms, BEFORE, 0))
+
+
+def _medians(norms: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Return for each row the median of the finite norms from `before` rows before it to `after` rows from it on."""
+    known = np.where(np.isfinite(norms), norms, np.nan)
+    padded = np.concatenate([np.full(before, np.nan), known, np.full(max(after - 1, 0), np.nan)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, before + after)[: norms.size]
+    # NaN is sorted last, so that the finite norms of a window are its first ones.
+    ordered, count = np.sort(windows, axis=1), np.isfinite(windows).sum(axis=1)
+    rows = np.arange(norms.size)
+    return (
+        ordered[rows, np.maximum(count - 1, 0) // 2] + ordered[rows, np.minimum(count // 2, before + after - 1)]
+    ) / 2
+
+
 def _median(norms: np.ndarray) -> float:
     finite = norms[np.isfinite(norms)]
     return float(np.median(finite)) if finite.size else float("nan")
@@ -86,11 +103,13 @@ def _median(norms: np.ndarray) -> float:
 
 def _rise(norms: np.ndarray) -> int | None:
     """Return the row with the largest quotient of the median of the rows after and before it, if it is a rise."""
-    half = BEFORE
-    quotients = {}
-    for row in range(half, norms.size - half + 1):
-        before, after = _median(norms[row - half : row]), _median(norms[row : row + half])
-        if before > 0:
-            quotients[row] = after / before
-    best = max(quotients, key=lambda row: quotients[row], default=None)
-    return best if best is not None and quotients[best] >= RISE else None
+    rows = np.arange(BEFORE, norms.size - BEFORE + 1)
+    if not rows.size:
+        return None
+    before, after = (
+        _medians(norms, BEFORE, 0)[rows[0] :][: rows.size],
+        _medians(norms, 0, BEFORE)[rows[0] :][: rows.size],
+    )
+    quotients = np.where(before > 0, after / np.where(before > 0, before, 1), 0)
+    best = int(np.argmax(np.nan_to_num(quotients)))
+    return int(rows[best]) if quotients[best] >= RISE else None

@@ -12,7 +12,7 @@ from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.candidates import Candidate, candidates
 from novoclip.replays.judge import Rows, judged, why_unfit
 from novoclip.replays.outcome import Outcome, outcome
-from novoclip.replays.run import by_tensor, course
+from novoclip.replays.run import Course, by_tensor, course, courses
 from novoclip.replays.text import table, told
 from novoclip.replays.wish import check_wish, fits, ranked
 
@@ -104,10 +104,10 @@ def replay(
     record = source if isinstance(source, Record) else read_record(source, **columns)
     rows = judged(record.norms)
     tried = candidates(record, rows) if rules is None else _own(rules)
-    found = []
-    for each in tried:
-        run_on = by_tensor if each.tensors else course
-        found.append(outcome(each.line, run_on(each.make(), record), record.norms, rows, guard=each.guard))
+    found = [
+        outcome(each.line, made, record.norms, rows, guard=each.guard)
+        for each, made in zip(tried, _courses(tried, record), strict=True)
+    ]
     ordered = tuple(ranked(found, want, max_clipped))
     unfit = why_unfit(record.norms, rows)
     best = next((each for each in ordered if fits(each, want, max_clipped)), None)
@@ -121,6 +121,22 @@ def replay(
         (each for each in ordered if best and _name(each) != _name(best) and fits(each, want, max_clipped)), None
     )
     return Replay(record, rows, ordered, want, max_clipped, best, second, tuple(unfit))
+
+
+def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
+    """Return what each made of the record; those of a grid are compiled as one program."""
+    families: dict[Any, list[int]] = {}
+    for i, each in enumerate(tried):
+        families.setdefault(i if each.family is None else (each.family[0], each.tensors), []).append(i)
+    found: dict[int, Course] = {}
+    for members in families.values():
+        each, grid = tried[members[0]], [tried[i].family for i in members]
+        if each.family is None:
+            found[members[0]] = (by_tensor if each.tensors else course)(each.make(), record)
+            continue
+        numbers = [family[1] for family in grid if family is not None]
+        found |= zip(members, courses(each.family[0], numbers, record, tensors=each.tensors), strict=True)
+    return [found[i] for i in range(len(tried))]
 
 
 def _own(rules: Any) -> list[Candidate]:

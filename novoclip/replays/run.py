@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,17 +41,44 @@ def course(transform: optax.GradientTransformation, record: Record) -> Course:
     Returns:
       A Course.
     """
-    gradients = jnp.asarray(_float32(record.norms))[:, None]
-    return _scanned(transform, gradients, jnp.ones(1), _losses(record))
+    rows, params = _whole(record)
+    return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
 
 
 def by_tensor(transform: optax.GradientTransformation, record: Record) -> Course:
     """Run a transform on the norms of tensors: a pytree of one-element leaves."""
+    rows, params = _by_tensor(record)
+    return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
+
+
+def courses(
+    rule: Callable[[Any], optax.GradientTransformation], numbers: Sequence[float], record: Record, *, tensors: bool
+) -> list[Course]:
+    """Run the transforms that a function makes of several numbers, as one program.
+
+    Their rounding may differ from that of `course`.
+    """
+    rows, params = _by_tensor(record) if tensors else _whole(record)
+    every = jnp.asarray(numbers, jnp.float32)
+    found = jax.jit(jax.vmap(lambda number: _scan(rule(number), rows, params)[1]))(every)
+    return [_course([np.asarray(each[i]) for each in found]) for i in range(len(numbers))]
+
+
+def _whole(record: Record) -> tuple[Any, Any]:
+    return (jnp.asarray(_float32(record.norms))[:, None], _losses(record)), jnp.ones(1)
+
+
+def _by_tensor(record: Record) -> tuple[Any, Any]:
     gradients = {name: jnp.asarray(_float32(norms))[:, None] for name, norms in record.tensors.items()}
-    return _scanned(transform, gradients, {name: jnp.ones(1) for name in gradients}, _losses(record))
+    return (gradients, _losses(record)), {name: jnp.ones(1) for name in gradients}
 
 
-def _scanned(transform: optax.GradientTransformation, gradients: Any, params: Any, losses: jax.Array | None) -> Course:
+def _course(found: Sequence[Any]) -> Course:
+    after, limits, skipped = (np.asarray(each) for each in found)
+    return Course(after.astype(np.float64), limits.astype(np.float64), skipped)
+
+
+def _scan(transform: optax.GradientTransformation, rows: Any, params: Any) -> Any:
     rule = optax.with_extra_args_support(transform)
 
     def step(state: Any, row: Any) -> tuple[Any, Any]:
@@ -65,10 +93,8 @@ def _scanned(transform: optax.GradientTransformation, gradients: Any, params: An
         after = jnp.abs(updates[0]) if isinstance(updates, jax.Array) else jnp.sqrt(sum(map(jnp.sum, squares)))
         return new, (after, limit, skipped)
 
-    # A parameter of its own, so that the state has the shapes that `update` returns.
-    _, found = jax.jit(lambda *rows: lax.scan(step, rule.init(params), rows))(gradients, losses)
-    after, limits, skipped = (np.asarray(each) for each in found)
-    return Course(after.astype(np.float64), limits.astype(np.float64), skipped)
+    # With the state: without it, XLA would drop what only the state holds, and round the rest differently.
+    return lax.scan(step, rule.init(params), rows)
 
 
 def _skipped(shown: dict[str, jax.Array]) -> jax.Array:

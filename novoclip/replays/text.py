@@ -35,17 +35,21 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def told(answer: Any) -> str:
-    """Return the recommendation, and the warnings, in sentences."""
-    best, lines = answer.recommended, []
-    if best is None:
-        lines += ["Nothing is recommended.", *(f"- {warning}" for warning in answer.warnings)]
-    else:
-        lines += [f"Recommended: {best.line}", *_reasons(best)]
-        if answer.runner_up is not None:
-            lines.append(f"Runner-up: {answer.runner_up.line}")
-    lines += [f"- {note}" for note in answer.record.notes]
-    lines.append("The run would have gone differently after the first step that is clipped: this compares rules only.")
-    return "\n".join(lines)
+    """Return the recommendation, the notes and the warnings, one line each."""
+    lines = [f"Recommended: {answer.recommended.line}"] if answer.recommended is not None else []
+    lines += sentences(answer)
+    if answer.runner_up is not None:
+        lines.append(f"Runner-up: {answer.runner_up.line}")
+    return "\n".join([*lines, *(f"- {each}" for each in (*answer.warnings, *answer.record.notes))])
+
+
+def sentences(answer: Any) -> list[str]:
+    """Return what is said of the recommendation, without its line of Python."""
+    reasons = ["Nothing is recommended."] if answer.recommended is None else _reasons(answer.recommended)
+    return [
+        *reasons,
+        "The run would have gone differently after the first step that is clipped: this compares rules only.",
+    ]
 
 
 def _reasons(best: Outcome) -> list[str]:

@@ -1,6 +1,6 @@
 """Which norm is which: the entries of the vectors in the states of rules, under the paths of the parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import fnmatch
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 from novoclip.by_name import name_for
 from novoclip.clip_state import ClipState
 from novoclip.measure import Measure
-from novoclip.paths import some_of
 
 FIELDS = {"norm": "norms", "norm_after": "norms_after", "limit": "limits"}
 
@@ -68,15 +67,15 @@ def watched(seen: Any, names: list[str] | None, top: int | None, only: str | Non
     return report
 
 
+def matching(names: Iterable[str], only: str) -> list[str]:
+    """Return the names that match a pattern, or begin with it."""
+    return [name for name in names if fnmatch.fnmatchcase(name, only) or name.startswith(only.rstrip("/") + "/")]
+
+
 def chosen(found: Mapping[str, jax.Array], top: int | None, only: str | None) -> list[str]:
     """Return the names to report: those that match a pattern, or begin with it, and of those the largest."""
-    names = list(found)
-    if only is not None:
-        names = [name for name in names if fnmatch.fnmatchcase(name, only) or name.startswith(only.rstrip("/") + "/")]
-        if not names:
-            msg = f"only={only!r} matches no name; the names are {some_of(found)}"
-            raise ValueError(msg)
-    if top is None:
+    names = list(found) if only is None else matching(found, only)
+    if top is None or not names:
         return names
     if any(isinstance(found[name], jax.core.Tracer) for name in names):
         msg = "top= needs the values, which are not known inside jit: call metrics outside, or give only="

@@ -11,9 +11,9 @@ from novoclip.granularity import resolve_measure
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spike_state import SpikeState
 from novoclip.measure import Measure
-from novoclip.norms_by_name import chosen, named_norms, watched
+from novoclip.norms_by_name import chosen, matching, named_norms, watched
 from novoclip.optimizers.algorithm import OptimizerState
-from novoclip.paths import make_path
+from novoclip.paths import make_path, some_of
 from novoclip.wrappers.carry import CarryState
 from novoclip.wrappers.watch_state import WatchState, score_figures
 
@@ -110,19 +110,25 @@ def metrics(
     """
     measure = _measure_of_names(params, per, top, only)
     report: dict[str, jax.Array] = {}
+    seen: set[str] = set()
     for kind, (name, fields) in REPORTED.items():
-        for place, keys, state in _places(_states(opt_state, kind)):
+        for place, keys, state in with_places(states_of(opt_state, kind)):
             prefix = f"{name}/{place}" if place else name
             _check_axes(prefix, state)
             report |= {f"{prefix}/{field}": value for field, value in _statistics(state, fields).items()}
             if kind is ClipState and params is not None:
                 found = named_norms(state, measure, params, _tables(opt_state, keys))
-                for block in chosen(found["norm"], top, only) if found else ():
+                seen |= set(found.get("norm", ()))
+                for block in chosen(found.get("norm", {}), top, only):
                     report |= {f"{prefix}/{field}/{block}": values[block] for field, values in found.items()}
             if kind is WatchState:
                 names = None if params is None else measure.names(params)
+                seen |= set(names or ())
                 figures = score_figures(state) | watched(state.seen, names, top, only)
                 report |= {f"{prefix}/{key}": value for key, value in figures.items()}
+    if only is not None and not matching(seen, only):
+        msg = f"only={only!r} matches no name; the names are {some_of(sorted(seen))}"
+        raise ValueError(msg)
     return report
 
 
@@ -154,7 +160,7 @@ def _child(tree: Any, key: Any) -> Any:
     return tree[key.idx if isinstance(key, jax.tree_util.SequenceKey) else getattr(key, "key", key)]
 
 
-def _states(tree: Any, kind: type) -> list[tuple[tuple[Any, ...], Any]]:
+def states_of(tree: Any, kind: type) -> list[tuple[tuple[Any, ...], Any]]:
     """Return all states of a kind with their keys, also those within another, after it."""
 
     def at(node: Any) -> bool:
@@ -163,11 +169,11 @@ def _states(tree: Any, kind: type) -> list[tuple[tuple[Any, ...], Any]]:
     found = [((), tree)] if isinstance(tree, kind) else []
     for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=at):
         if at(node):
-            found += [((*keys, *inner), state) for inner, state in _states(node, kind)]
+            found += [((*keys, *inner), state) for inner, state in states_of(node, kind)]
     return found
 
 
-def _places(states: list[tuple[tuple[Any, ...], Any]]) -> list[tuple[str, tuple[Any, ...], Any]]:
+def with_places(states: list[tuple[tuple[Any, ...], Any]]) -> list[tuple[str, tuple[Any, ...], Any]]:
     """Return each state with what tells it apart, its names, or all of its keys if another has them, and its keys."""
     places: dict[str, Any] = {}
     for keys, state in states:
@@ -188,10 +194,16 @@ def _check_axes(name: str, state: Any) -> None:
 
 
 def _largest_fraction(norms: jax.Array) -> jax.Array:
-    """Return the largest norm as a fraction of the root of the sum of squares; 0 where all are 0."""
-    largest = jnp.max(norms, initial=0)
-    relative = norms / jnp.where(largest > 0, largest, 1)
-    return jnp.where(largest > 0, 1 / jnp.sqrt(jnp.maximum(jnp.sum(relative**2), 1)), 0)
+    """Return the largest norm as a fraction of the root of the sum of squares.
+
+    It is 0 where all are 0, NaN where one is NaN, and else 1 where one is infinite.
+    """
+    unknown, infinite = jnp.any(jnp.isnan(norms)), jnp.any(jnp.isinf(norms))
+    finite = jnp.where(jnp.isfinite(norms), norms, 0)
+    largest = jnp.max(finite, initial=0)
+    relative = finite / jnp.where(largest > 0, largest, 1)
+    share = jnp.where(largest > 0, 1 / jnp.sqrt(jnp.maximum(jnp.sum(relative**2), 1)), 0)
+    return jnp.where(unknown, jnp.nan, jnp.where(infinite, 1, share))
 
 
 def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:

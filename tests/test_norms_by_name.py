@@ -112,6 +112,20 @@ def test_top_keeps_the_largest_and_only_those_that_match():
     assert set(under(after_a_step(rule, only="decoder", top=1), "clip/norm/")) == {"decoder/layers_0/kernel"}
 
 
+def test_only_need_not_match_in_every_rule():
+    report = after_a_step(novoclip.clip_by_norm({"decoder": 0.5, "*": 1.5}), only="decoder")
+    assert {name.rpartition("norm/")[2] for name in report if "/norm/" in name} == {n for n in NORMS if "decoder" in n}
+
+
+@pytest.mark.parametrize(("bad", "share"), [(jnp.nan, jnp.nan), (jnp.inf, 1.0), (0.0, None)])
+def test_the_share_of_the_largest_norm_says_what_is_not_finite(bad, share):
+    rule = novoclip.record(per="tensor")
+    _, state = rule.update(GRADIENTS | {"head": jnp.array([bad, 0.0])}, rule.init(PARAMS), PARAMS)
+    others = [norm for name, norm in NORMS.items() if name != "head"]
+    expected = max(others) / sum(norm**2 for norm in others) ** 0.5 if share is None else share
+    np.testing.assert_allclose(novoclip.metrics(state)["clip/norm_max_fraction"], expected, rtol=1e-5)
+
+
 def test_what_is_not_finite_is_at_the_top():
     rule = novoclip.record(per="tensor")
     bad = GRADIENTS | {"head": jnp.array([jnp.nan, 0.0])}

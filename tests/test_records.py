@@ -449,3 +449,19 @@ def test_sources_that_cannot_be_read_are_refused_with_their_path(tmp_path):
     shutil.copy(RECORDS / "trainer_state.json", tmp_path)
     damaged.unlink()
     np.testing.assert_array_equal(read_record(tmp_path).norms, NORMS)
+
+
+def test_the_norm_of_a_guard_is_preferred_to_that_of_a_rule_inside():
+    """The state of a rule inside a guard is that of the step before where a step was skipped."""
+    norms = np.where(np.arange(40) == 20, np.nan, 1.0 + np.arange(40) / 100)
+    record = read_record({"clip/norm": np.ones(40), "spikes/norm": norms})
+    np.testing.assert_array_equal(record.norms, norms)
+
+
+def test_a_mean_of_norms_is_no_norm_and_the_whole_is_computed_from_tensors():
+    tensors = {"clip/norm/a": 3.0 + np.arange(40) / 100, "clip/norm/b": 4.0 + np.arange(40) / 50}
+    record = read_record({"clip/norm_mean": np.full(40, 0.5), "clip/norm_max": np.full(40, 9.0)} | tensors)
+    np.testing.assert_allclose(record.norms, np.hypot(*tensors.values()))
+    assert any("computed from the norms of 2 tensors" in note for note in record.notes)
+    with pytest.raises(RecordError, match="no column of gradient norms"):
+        read_record({"clip/norm_mean": np.full(40, 0.5)})

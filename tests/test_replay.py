@@ -10,7 +10,7 @@ from benchmarks.guards import spikes_and_calm, synthetic
 import novoclip
 from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.judge import judged, why_unfit
-from novoclip.replays.run import by_tensor, course
+from novoclip.replays.run import by_tensor, course, why_not_by_tensor
 
 QUIET = np.exp(0.1 * np.random.default_rng(0).normal(size=200))
 SPIKY = QUIET * np.where(np.isin(np.arange(200), (30, 31, 90, 150)), 20.0, 1.0)
@@ -28,7 +28,8 @@ def record_of(norms, losses=None, tensors=None):
 def test_spikes_and_calm_rows_are_those_of_the_benchmark(record):
     rows = judged(record.norms)
     spike, calm = spikes_and_calm(record.norms)
-    np.testing.assert_array_equal(rows.spike, spike)
+    # Beyond that definition, a spike has at least 3.3 levels: rows of a new level are none.
+    np.testing.assert_array_equal(rows.spike, spike & (record.norms >= 3.3 * rows.level))
     np.testing.assert_array_equal(rows.calm, calm)
 
 
@@ -114,6 +115,51 @@ def test_how_long_a_rule_takes_to_adapt_to_a_rise():
     assert novoclip.replay(record_of(SPIKY), TWO).outcomes[0].adapts is None
 
 
+def test_rows_of_a_new_level_are_no_spikes():
+    risen = QUIET * np.where(np.arange(200) < 100, 1.0, 6.0)
+    each = novoclip.replay(record_of(risen), {"nothing": optax.identity()}).outcomes[0]
+    assert (each.spikes, each.caught, each.touched) == (0, 0, 0)
+
+
+def test_rows_without_a_norm_that_were_logged_as_zeros_do_not_make_spikes():
+    norms = np.where(np.arange(200) % 2, QUIET, 0.0)
+    assert judged(norms).spike.sum() == 0
+    mostly = np.where(np.arange(200) % 3, 0.0, QUIET)
+    found = novoclip.replay(record_of(mostly), {"nothing": optax.identity()})
+    assert "most norms are 0" in found.warnings[0]
+    assert np.isfinite(found.outcomes[0].largest)
+
+
+def test_guards_are_found_under_names_and_those_of_optax_too():
+    norms = SPIKY.copy()
+    norms[120] = np.nan
+    guard = novoclip.protect(optax.identity())
+    plain, named = (course(rule, record_of(norms)) for rule in (guard, optax.named_chain(("guard", guard))))
+    assert plain.skipped.sum() > 3
+    np.testing.assert_array_equal(named.skipped, plain.skipped)
+    np.testing.assert_array_equal(named.limits, plain.limits)
+    assert course(optax.apply_if_finite(optax.identity(), 5), record_of(norms)).skipped[120]
+    chain = optax.chain(novoclip.record(), novoclip.clip_by_global_norm(3.0))
+    np.testing.assert_array_equal(course(chain, record_of(norms)).limits[:100], 3.0)
+
+
+def test_an_infinite_loss_is_judged_as_it_is():
+    losses = np.where(np.arange(200) == 20, np.inf, 2.0)
+    assert course(novoclip.protect(optax.identity()), record_of(QUIET, losses)).skipped[20]
+
+
+def test_tensors_that_are_not_all_or_have_gaps_are_not_judged_alone():
+    for tensors, reason in (
+        ({"a": QUIET, "b": QUIET}, "the 2 tensors have 0.47 of the whole norm"),
+        ({"a": 3 * QUIET, "b": np.where(np.arange(200) % 3, QUIET, np.nan)}, "missing in some rows"),
+    ):
+        record = record_of(3 * QUIET, tensors=tensors)
+        assert reason in why_not_by_tensor(record)
+    whole = record_of(np.hypot(QUIET, 2 * QUIET) * 1e20, tensors={"a": QUIET * 1e20, "b": 2 * QUIET * 1e20})
+    assert why_not_by_tensor(whole) is None
+    np.testing.assert_allclose(by_tensor(optax.identity(), whole).after, whole.norms, rtol=1e-5)
+
+
 def test_the_wish_orders_the_rules():
     rules = TWO | {"nothing": optax.identity()}
     spikes = novoclip.replay(record_of(SPIKY), rules)
@@ -166,6 +212,9 @@ def test_wrong_arguments_say_what_to_write():
     for wrong, error, message in (
         ({"want": "calm"}, ValueError, "want must be one of"),
         ({"max_clipped": 5}, ValueError, "max_clipped must be a share"),
+        ({"max_clipped": True}, ValueError, "max_clipped must be a share"),
+        ({"max_clipped": "5%"}, ValueError, "max_clipped must be a share"),
+        ({"rules": novoclip.zclip()}, TypeError, r"rules must be a mapping of names to transforms, or a sequence"),
         ({"rules": {}}, ValueError, "at least one transform"),
         ({"rules": [novoclip.limits.constant(1.0)]}, TypeError, "rules must hold transforms"),
         ({"norm": "x"}, ValueError, "has no effect on a Record"),

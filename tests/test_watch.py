@@ -135,6 +135,75 @@ def test_losses_are_judged_too_and_where_neither_is_known_nothing_is():
     assert int(novoclip.metrics(state)["watch/judged"]) == 0
 
 
+def judged_and_spikes(optimizer, norms):
+    state, update = optimizer.init({"a": jnp.zeros(2)}), jax.jit(optimizer.update)
+    for norm in norms:
+        _, state = update({"a": jnp.full(2, norm)}, state, {"a": jnp.ones(2)})
+    report = novoclip.metrics(state)
+    return int(report["watch/judged"]), int(report["watch/spikes"])
+
+
+STORM = [1.0, 1.1] * 10 + [1000.0, 1.0, jnp.nan]
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        (novoclip.protect(optax.chain(novoclip.clip_by_global_norm(1.0), optax.sgd(0.1))), (23, 2)),
+        (optax.chain(novoclip.clip_by_global_norm(1.0), optax.sgd(0.1)), (23, 2)),
+        (novoclip.adam(0.1, clip=novoclip.clip_by_global_norm(1.0)), (23, 2)),
+        (novoclip.guard_nonfinite(optax.chain(novoclip.record(), optax.sgd(0.1))), (23, 2)),
+        # Of these, no norm is that of the whole gradient.
+        (optax.chain(novoclip.clip_by_value(1.0), optax.sgd(0.1), novoclip.record()), (0, 0)),
+        (optax.masked(novoclip.record(), {"a": True}), (0, 0)),
+        (optax.partition({"x": novoclip.record()}, {"a": "x"}), (0, 0)),
+    ],
+)
+def test_the_norm_that_is_judged_is_that_of_the_whole_gradient(inner, expected):
+    assert judged_and_spikes(novoclip.watch(inner), STORM) == expected
+
+
+def test_a_loss_that_is_not_looked_at_is_told():
+    optimizer = novoclip.watch(optax.sgd(0.1))
+    with pytest.warns(UserWarning, match="give the loss as value="):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, loss=3.0)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(jnp.float32, jnp.float64), (jnp.bfloat16, jnp.float32), (jnp.float64, jnp.float32)]
+)
+@pytest.mark.usefixtures("x64")
+def test_the_state_keeps_its_dtypes_whatever_the_gradients_have(dtypes):
+    optimizer = novoclip.watch(optax.sgd(0.1), histogram=True)
+    params, given = ({"w": jnp.ones(3, dtype)} for dtype in dtypes)
+    first = optimizer.init(params)
+    for update in (optimizer.update, jax.jit(optimizer.update)):
+        _, state = update(given, first, params)
+        assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, first)
+
+
+def test_gradients_of_other_leaves_are_told():
+    optimizer = novoclip.watch(optax.sgd(0.1))
+    state = optimizer.init(PARAMS)
+    with pytest.raises(ValueError, match="call init with parameters whose leaves have the shapes of the gradients"):
+        optimizer.update(PARAMS | {"head": None}, state, PARAMS)
+
+
+def test_moments_that_are_not_found_are_told():
+    with pytest.raises(ValueError, match="put watch inside"):
+        novoclip.watch(optax.masked(optax.adam(0.1), {"decoder": True, "head": False}), moments=True).init(PARAMS)
+
+
+def test_histograms_under_a_mask_have_numbers_and_a_watch_within_a_watch_its_place():
+    inner = novoclip.watch(optax.sgd(0.1), of="gradients", histogram=True)
+    masked = optax.masked(inner, {"decoder": False, "head": True})
+    _, state = masked.update(PARAMS, masked.init(PARAMS), PARAMS)
+    assert set(novoclip.histograms(state, PARAMS)) == {"gradients/0"}
+    outer = novoclip.watch(inner, of="gradients")
+    _, state = outer.update(PARAMS, outer.init(PARAMS), PARAMS)
+    assert {name.rsplit("gradients/")[0] for name in novoclip.histograms(state, PARAMS)} == {"inner/"}
+
+
 def test_a_step_that_is_not_due_reads_the_gradients_in_a_branch_only():
     """What is measured stands in a `cond`; outside of it there is no reduction of a leaf."""
     optimizer = novoclip.watch(optax.sgd(1.0), every=10)

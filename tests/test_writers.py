@@ -499,3 +499,10 @@ def test_the_examples_write_each_step(name, tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in rows] == list(range(30))
     assert math.isnan(rows[20]["loss"])
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.txt", "norms.jsonl.gz"])
+def test_a_path_that_looks_like_a_file_is_no_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="looks like a file"):
+        writer(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -108,7 +108,7 @@ def loss_of(extra: dict[str, Any]) -> Any:
     """Return the loss among the extra arguments of an update, `value=`; warn of a `loss=` without it."""
     if "loss" in extra and extra.get("value") is None:
         msg = (
-            "skip_spikes was given loss=, which it does not look at: give the loss as value=, or set "
+            "update was given loss=, which is not looked at: give the loss as value=, or, in a guard, set "
             "value_limit=False if the loss is not to be judged"
         )
         warnings.warn(msg, UserWarning, stacklevel=3)

@@ -15,7 +15,7 @@ def _words(words: str) -> tuple[str, ...]:
 NORMS = _words(
     "grad_norm grads_norm gradnorm gnorm gradient_norm gradients_norm grad_norms norm_grad grad_l2_norm "
     "grad_global_norm gradient_global_norm gradients_global_norm grads_global_norm grad_2_0_norm grad_2_norm "
-    "global_norm clip_norm spikes_norm"
+    "global_norm spikes_norm guard_norm clip_norm"
 )
 RAW = _words("raw unclipped preclip noclip pre_clip before_clip pre_clipping before_clipping")
 AROUND = frozenset(
@@ -120,7 +120,8 @@ def _contains(name: str, part: str) -> bool:
 def _rank(name: str) -> tuple[int, int, int] | None:
     """Return how well a name fits a norm before clipping, the smallest best, or None."""
     words = plain(name)
-    if NOT_NORMS & set(words.split("_")):
+    # The mean of the norms of several blocks, as `novoclip.metrics` has it, is no norm of the whole.
+    if NOT_NORMS & set(words.split("_")) or (words.startswith("clip_") and "mean" in words.split("_")):
         return None
     parts = [index for index, part in enumerate(NORMS) if _contains(words, part)]
     if words in {"norm", "norms"}:

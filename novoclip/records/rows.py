@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from novoclip.records.record import RecordError
 from novoclip.records.runs import Rows
 from novoclip.records.table import Cells, Table
 
+WHOLE = "grad_norm"  # the column that is added where there are norms of tensors only
 NAMED = 6  # how many other columns a note lists
 
 
@@ -37,7 +39,7 @@ def rows_of_tables(tables: list[Table], named: Named, where: str) -> list[Rows]:
     if not names:
         msg = f"{where}: no numbers with names were found in it"
         raise RecordError(msg)
-    for table in tables:
+    for table in map(_with_whole, tables) if named.norm is None else tables:
         norms = _norm_columns(table, named.norm)
         if norms and any(cell is not None for cell in table.columns[norms[0]]):
             found.append(_rows(table, norms, named, where))
@@ -55,6 +57,17 @@ def rows_of_tables(tables: list[Table], named: Named, where: str) -> list[Rows]:
     msg += by_name.nearest(names, named.norm or "grad_norm")
     msg += ': name the column with norm="..." (on a command line --norm NAME)'
     raise RecordError(msg)
+
+
+def _with_whole(table: Table) -> Table:
+    """Return a run that has norms of tensors only with the norm of the whole, computed from them."""
+    tensors = by_name.find_tensors(list(table.columns))
+    if by_name.find_norms(list(table.columns)) or not tensors:
+        return table
+    rows = zip(*(table.columns[name] for name in tensors.values()), strict=True)
+    whole: Cells = [None if None in row else math.hypot(*(cell for cell in row if cell is not None)) for row in rows]
+    note = f"there is no norm of the whole gradient: it was computed from the norms of {len(tensors)} tensors"
+    return table._replace(columns={**table.columns, WHOLE: whole}, notes=(*table.notes, note))
 
 
 def _norm_columns(table: Table, wanted: str | None) -> list[str]:

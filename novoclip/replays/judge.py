@@ -23,8 +23,9 @@ class Rows(NamedTuple):
 
     Attributes:
       level: float64 `(rows,)`, the median of the finite norms of the 101 rows around a row; NaN where there are none.
-      spike: `(rows,)`, finite norms above 5 times the median of the 32 rows before, from row 8 on.
-      calm: `(rows,)`, finite norms that are no spikes and below 2 levels.
+      spike: `(rows,)`, finite norms above 5 times the median of the 32 rows before, from row 8 on, and of at least 3.3
+        levels: after a lasting rise, the rows of the new level are none.
+      calm: `(rows,)`, finite norms of at most 5 times that median, and below 2 levels.
       rise: the first row of the largest lasting rise of the level, by 3 times or more; None without one.
       noise: robust standard deviation of log(norm / level): 1.48 times the median of its absolute value.
     """
@@ -39,12 +40,13 @@ class Rows(NamedTuple):
 def judged(norms: np.ndarray) -> Rows:
     """Return what each row is, by its norm and its neighbours.
 
-    Medians are of finite norms only, so that neither a spike nor NaN moves them.
+    Medians are of finite norms other than 0, so that neither a spike nor NaN moves them, nor a step without a norm.
     """
     level = _medians(norms, AROUND, AROUND + 1)
-    spike = spikes_of(norms)
+    sudden = spikes_of(norms)
     finite = np.isfinite(norms)
-    calm = finite & ~spike & (norms < CALM * level)
+    spike = sudden & (norms >= CAUGHT * level)
+    calm = finite & ~sudden & (norms < CALM * level)
     usual = finite & (norms > 0) & (level > 0)
     distance = np.abs(np.log(norms[usual] / level[usual]))
     return Rows(
@@ -60,6 +62,8 @@ def why_unfit(norms: np.ndarray, rows: Rows) -> list[str]:
         reasons.append(f"too short: {finite.sum()} finite norms, where at least {SHORT} are needed to choose by")
     if not (norms[finite] > 0).any():
         return [*reasons, "every finite norm is 0"]
+    if np.mean(norms[finite] == 0) > 0.5:
+        reasons.append("most norms are 0: log a row only where there is a norm")
     last = max(1, norms.size // 10)
     start = _median(norms[: max(FIRST, norms.size // 4)])
     end = norms[-last:]
@@ -78,14 +82,20 @@ def why_unfit(norms: np.ndarray, rows: Rows) -> list[str]:
 
 
 def spikes_of(norms: np.ndarray) -> np.ndarray:
-    """Return which norms are spikes."""
+    """Return which norms are above 5 times the median before them."""
     rows = np.arange(norms.size)
     return (rows >= FIRST) & np.isfinite(norms) & (norms > SPIKE * _medians(norms, BEFORE, 0))
 
 
 def _medians(norms: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Return for each row the median of the finite norms from `before` rows before it to `after` rows from it on."""
-    known = np.where(np.isfinite(norms), norms, np.nan)
+    """Return for each row the median of the rows around it, of the finite norms other than 0.
+
+    Args:
+      norms: the norms.
+      before: how many rows before a row count.
+      after: how many count from the row on.
+    """
+    known = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     padded = np.concatenate([np.full(before, np.nan), known, np.full(max(after - 1, 0), np.nan)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, before + after)[: norms.size]
     # NaN is sorted last, so that the finite norms of a window are its first ones.
@@ -97,7 +107,7 @@ def _medians(norms: np.ndarray, before: int, after: int) -> np.ndarray:
 
 
 def _median(norms: np.ndarray) -> float:
-    finite = norms[np.isfinite(norms)]
+    finite = norms[np.isfinite(norms) & (norms > 0)]
     return float(np.median(finite)) if finite.size else float("nan")
 
 

@@ -77,7 +77,7 @@ def outcome(line: str, course: Course, norms: np.ndarray, rows: Rows, *, guard: 
         caught=int((rows.spike & (course.after < CAUGHT * rows.level)).sum()),
         calm=int(rows.calm.sum()),
         touched=int((rows.calm & smaller).sum()),
-        largest=float(np.max(levels)) if positive.any() else float("nan"),
+        largest=float(np.max(levels)) if np.isfinite(levels).any() else float("nan"),
         largest_row=int(np.argmax(levels)) if levels.size else 0,
         above=float(np.sum(levels >= STEADY) / max(finite.sum(), 1)),
         shrinkage=float(np.mean(np.minimum(share, 1))) if share.size else 1.0,

@@ -12,7 +12,7 @@ from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.candidates import Candidate, candidates
 from novoclip.replays.judge import Rows, judged, why_unfit
 from novoclip.replays.outcome import Outcome, outcome
-from novoclip.replays.run import Course, by_tensor, course, courses
+from novoclip.replays.run import Course, by_tensor, course, courses, why_not_by_tensor
 from novoclip.replays.text import table, told
 from novoclip.replays.wish import check_wish, fits, ranked
 
@@ -102,25 +102,26 @@ def replay(
         msg = f"{', '.join(given)} has no effect on a Record: give it to read_record"
         raise ValueError(msg)
     record = source if isinstance(source, Record) else read_record(source, **columns)
-    rows = judged(record.norms)
-    tried = candidates(record, rows) if rules is None else _own(rules)
+    rows, without_tensors = judged(record.norms), why_not_by_tensor(record)
+    if rules is None:
+        tried = candidates(record._replace(tensors={}) if without_tensors else record, rows)
+    else:
+        tried = _own(rules)
     found = [
         outcome(each.line, made, record.norms, rows, guard=each.guard)
         for each, made in zip(tried, _courses(tried, record), strict=True)
     ]
     ordered = tuple(ranked(found, want, max_clipped))
-    unfit = why_unfit(record.norms, rows)
-    best = next((each for each in ordered if fits(each, want, max_clipped)), None)
-    if best is None and not unfit:
-        unfit = [
-            f"no rule fulfils the wish {want!r}"
-            + (f" with {100 * max_clipped:g} % clipped at most" if max_clipped else "")
-        ]
-    best = None if unfit else best
-    second = next(
-        (each for each in ordered if best and _name(each) != _name(best) and fits(each, want, max_clipped)), None
-    )
-    return Replay(record, rows, ordered, want, max_clipped, best, second, tuple(unfit))
+    fitting = [each for each in ordered if fits(each, want, max_clipped)]
+    warnings = why_unfit(record.norms, rows)
+    if not fitting and not warnings:
+        most = f" with {100 * max_clipped:g} % clipped at most" if max_clipped else ""
+        warnings = [f"no rule fulfils the wish {want!r}{most}"]
+    best = None if warnings else fitting[0]
+    second = next((each for each in fitting if best and _name(each) != _name(best)), None)
+    if without_tensors and rules is None:
+        warnings = [*warnings, without_tensors]
+    return Replay(record, rows, ordered, want, max_clipped, best, second, tuple(warnings))
 
 
 def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
@@ -140,6 +141,9 @@ def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
 
 
 def _own(rules: Any) -> list[Candidate]:
+    if isinstance(rules, optax.GradientTransformation) or not isinstance(rules, Mapping | Sequence):
+        msg = f"rules must be a mapping of names to transforms, or a sequence of transforms, [rule]; got {rules!r}"
+        raise TypeError(msg)
     named = dict(rules) if isinstance(rules, Mapping) else {f"rule {i + 1}": rule for i, rule in enumerate(rules)}
     for name, rule in named.items():
         if not isinstance(rule, optax.GradientTransformation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ import numpy as np
 import optax
 
 from novoclip.records import Record
+from novoclip.safe_math import hypotenuse
 from novoclip.telemetry import metrics
 
-LIMITS = ("clip/limit", "spikes/clip_limit", "spikes/limit")
+LIMITS = ("limit", "clip_limit")
+SKIPPED = ("spikes/skipped", "guard/nonfinite", "optimizer/nonfinite")
 
 
 class Course(NamedTuple):
@@ -64,6 +67,21 @@ def courses(
     return [_course([np.asarray(each[i]) for each in found]) for i in range(len(numbers))]
 
 
+def why_not_by_tensor(record: Record) -> str | None:
+    """Return why rules that clip each tensor by itself cannot be tried on the norms of tensors; None if they can."""
+    if not record.tensors:
+        return None
+    total = functools.reduce(np.hypot, record.tensors.values())
+    known = np.isfinite(record.norms)
+    both = known & np.isfinite(total) & (record.norms > 0)
+    if both.sum() < 0.99 * known.sum():
+        return "rules per tensor are not tried: the norms of tensors are missing in some rows, or not finite"
+    share = float(np.median(total[both] / record.norms[both])) if both.any() else 1.0
+    if abs(share - 1) > 0.01:
+        return f"rules per tensor are not tried: the {len(record.tensors)} tensors have {share:.2f} of the whole norm"
+    return None
+
+
 def _whole(record: Record) -> tuple[Any, Any]:
     return (jnp.asarray(_float32(record.norms))[:, None], _losses(record)), jnp.ones(1)
 
@@ -86,26 +104,28 @@ def _scan(transform: optax.GradientTransformation, rows: Any, params: Any) -> An
         extra = {} if loss is None else {"value": loss}
         updates, new = rule.update(gradient, state, params, **extra)
         shown = metrics(new)
-        found = [shown[name] for name in LIMITS if name in shown]
+        found = [value for name, value in shown.items() if name.rpartition("/")[2] in LIMITS]
         limit = jnp.min(jnp.stack(found)) if found else jnp.array(jnp.inf)
-        skipped = _skipped(shown) > _skipped(metrics(state))
-        squares = [jnp.square(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(updates)]
-        after = jnp.abs(updates[0]) if isinstance(updates, jax.Array) else jnp.sqrt(sum(map(jnp.sum, squares)))
+        skipped = _skipped(new) > _skipped(state)
+        leaves = [leaf.astype(jnp.float32).reshape(()) for leaf in jax.tree.leaves(updates)]
+        after = functools.reduce(hypotenuse, map(jnp.abs, leaves))
         return new, (after, limit, skipped)
 
     # With the state: without it, XLA would drop what only the state holds, and round the rest differently.
     return lax.scan(step, rule.init(params), rows)
 
 
-def _skipped(shown: dict[str, jax.Array]) -> jax.Array:
-    """Return how many steps guards have skipped so far."""
-    counts = [shown[name] for name in shown if name in ("spikes/skipped", "guard/nonfinite", "optimizer/nonfinite")]
+def _skipped(state: Any) -> jax.Array:
+    """Return how many steps guards have skipped so far, those of Optax too."""
+    ends = [tuple(name.split("/")) for name in SKIPPED]
+    counts = [value for name, value in metrics(state).items() if (name.split("/")[0], name.split("/")[-1]) in ends]
+    counts += [count for _, count in optax.tree.get_all_with_path(state, "total_notfinite")]
     return sum(counts, jnp.zeros((), jnp.int32))
 
 
 def _losses(record: Record) -> jax.Array | None:
-    """Return the losses; a row without one has that of the row before. None if there are none."""
-    known = np.isfinite(record.losses)
+    """Return the losses; a row without one, which reads NaN, has that of the row before. None if there are none."""
+    known = ~np.isnan(record.losses)
     if not known.any():
         return None
     # A loss that was NaN and one that was not logged look alike; the former comes with a norm that is not finite.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import numbers
 
 import numpy as np
 
@@ -18,7 +19,8 @@ MOST_ABOVE = 0.005  # share of rows at 3 levels or more, for "steady"
 def check_wish(want: str, max_clipped: float | None) -> None:
     """Raise a ValueError unless the wish is known and the share is one."""
     check_choice("want", want, WANTS)
-    if max_clipped is not None and not 0 < max_clipped <= 1:
+    number = isinstance(max_clipped, numbers.Real) and not isinstance(max_clipped, bool)
+    if max_clipped is not None and not (number and 0 < max_clipped <= 1):
         msg = f"max_clipped must be a share in (0, 1], such as 0.05 for 5 %; got {max_clipped!r}"
         raise ValueError(msg)
 

@@ -11,6 +11,7 @@ import numpy as np
 from novoclip.leaves import named_leaves
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.ranges import accumulation_dtype
+from novoclip.telemetry import states_of, with_places
 from novoclip.wrappers.watch_state import WatchState
 
 # The lower ends of the bins; the first bin holds what is smaller, zeros included.
@@ -44,10 +45,11 @@ def histograms(opt_state: Any, params: Any) -> dict[str, np.ndarray]:
     Returns:
       A mapping from names, such as `gradients/decoder/kernel`, to int `(bins,)`: the number of elements with an
       absolute value below 1e-12, then in bins of half a decade, [1e-12, 3.2e-12) and so on, and last from 1e4 on (NaN
-      and infinity included).
+      and infinity included). Where a mask hides leaves, they are numbered. With several watches, their places in the
+      state come first, as in `metrics`.
 
     Raises:
-      ValueError: if there is no such state, or it has no histograms, or `params` has another number of leaves.
+      ValueError: if there is no such state, or it has no histograms.
 
     Example:
       >>> import jax.numpy as jnp, novoclip, optax
@@ -58,19 +60,18 @@ def histograms(opt_state: Any, params: Any) -> dict[str, np.ndarray]:
       >>> print(counts[0], counts[25], counts[-1])
       1 2 1
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, WatchState))
-    watched = [node for node in nodes if isinstance(node, WatchState)]
-    if not watched or not any("histogram" in figures for figures in watched[0].seen.values()):
-        msg = "opt_state must hold the state of a watch(..., histogram=True)"
-        raise ValueError(msg)
+    watched = with_places(states_of(opt_state, WatchState))
     names = [str(path) for path, _ in named_leaves(params)]
     found: dict[str, np.ndarray] = {}
-    for tree, figures in watched[0].seen.items():
-        if "histogram" not in figures:
-            continue
-        counts = np.asarray(figures["histogram"])
-        if len(counts) != len(names):
-            msg = f"params has {len(names)} leaves, but {len(counts)} of the {tree} were watched: give those of init"
-            raise ValueError(msg)
-        found |= {f"{tree}/{name}": row for name, row in zip(names, counts, strict=True)}
+    for place, _, state in watched:
+        for tree, figures in state.seen.items():
+            counts = np.asarray(figures.get("histogram", np.zeros((0, 0))))
+            # With a mask there are fewer: numbers in place of names, as in `novoclip.metrics`.
+            own = names if len(counts) == len(names) else map(str, range(len(counts)))
+            found |= {
+                "/".join(filter(None, (place, tree))) + f"/{name}": row for name, row in zip(own, counts, strict=True)
+            }
+    if not found:
+        msg = "opt_state must hold the state of a watch(..., histogram=True)"
+        raise ValueError(msg)
     return found

@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_flag, check_integer
+from novoclip.clip_state import ClipState
 from novoclip.counting import safe_increment
 from novoclip.granularity import resolve_fixed
-from novoclip.guards.losses import scalar_loss
+from novoclip.guards.losses import loss_of, scalar_loss
+from novoclip.guards.nonfinite import NonfiniteState
+from novoclip.guards.spike_state import SpikeState
 from novoclip.masks import with_gradients
 from novoclip.measure import Measure
 from novoclip.mesh import eval_shape
+from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.origin import check_origin, made_by
 from novoclip.slices import Slices
-from novoclip.telemetry import metrics
 from novoclip.wrappers.histograms import histograms_of
 from novoclip.wrappers.inner import checked_inner
 from novoclip.wrappers.watch_state import WatchState, score, start_score
@@ -43,10 +46,12 @@ def watch(
     At the first step, and then at each multiple of `every`, it takes the norm, the root mean square and the largest
     absolute value of each tensor of the gradients, the updates and the parameters, and the norm of each update over
     that of its parameter. `novoclip.metrics(opt_state, params)` reports them: `watch/gradients/norm/decoder/kernel`. On
-    the other steps it costs a branch that is not taken. At each step it also judges whether the norm that is known
-    inside (that of `protect`, `skip_spikes`, `clip_by_global_norm` or `record()`), or the loss, is above the mean of
-    the 128 before it plus 6 standard deviations. The share of such steps is the spike score, `watch/spike_score`. It is
-    0 with `watch/judged` 0 where nothing inside shows a norm and no loss is given: put `novoclip.record()` first.
+    the other steps it costs a branch that is not taken. At each step it also judges whether the norm of the gradient
+    that is known inside, or the loss, is above the mean of the 128 before it plus 6 standard deviations. The norm is
+    known if a guard (`protect`, `skip_spikes`) is outermost inside, or a rule with one norm (`clip_by_global_norm`,
+    `record()`) is first in the chain, without a name. The share of such steps is the spike score,
+    `watch/spike_score`. It is 0 with `watch/judged` 0 where no norm is known and no loss is given: put
+    `novoclip.record()` first.
 
     Args:
       inner: the optimizer, with its rules and guards: `watch(novoclip.protect(optax.adamw(3e-4)))`.
@@ -108,7 +113,14 @@ def watch(
 
     def init(params: optax.Params) -> WatchState:
         state = rule.init(params)
-        parts = dict.fromkeys(trees, params) | (_moments(state, params) if moments else {})
+        own = _moments(state, params) if moments else {}
+        if moments and not own:
+            msg = f"moments=True, but the state of inner has none of {', '.join(MOMENTS)} that is like the parameters; "
+            msg += (
+                "in optax.masked and optax.partition they are parts: put watch inside, around the optimizer of a part"
+            )
+            raise ValueError(msg)
+        parts = dict.fromkeys(trees, params) | own
         seen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), eval_shape(all_figures, parts))
         zero = functools.partial(jnp.zeros, (), jnp.int32)
         return WatchState(zero(), state, zero(), seen, origin=origin, **start_score(_norm_inside(state)))
@@ -124,9 +136,9 @@ def watch(
         known = {"gradients": updates, "updates": sent, "params": with_gradients(params, updates)}
         parts = {name: known[name] for name in trees} | (_moments(inner_state, updates) if moments else {})
         due = state.steps % every == 0
-        seen = _if_due(due, functools.partial(all_figures, parts), state.seen)
+        seen = _if_due(due, lambda: _fitting(all_figures(parts), state.seen), state.seen)
         steps = safe_increment(state.steps, jnp.array(True))
-        value = scalar_loss(extra.get("value"), jnp.float32)
+        value = scalar_loss(loss_of(extra), jnp.float32)
         return sent, WatchState(
             steps=steps,
             inner=inner_state,
@@ -148,6 +160,18 @@ def _checked_trees(of: Any) -> tuple[str, ...]:
     return tuple(name for name in TREES if name in names)
 
 
+def _fitting(found: Any, before: Any) -> Any:
+    """Return what was measured in the dtypes of what was measured before."""
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (found, before)]
+    if shapes[0] != shapes[1]:
+        msg = (
+            "the gradients have other blocks than the parameters given to init: call init with parameters whose leaves "
+        )
+        msg += f"have the shapes of the gradients, and None where there is none; got {shapes[0]}, expected {shapes[1]}"
+        raise ValueError(msg)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), found, before)
+
+
 def _if_due(due: jax.Array, measured: Any, before: Any) -> Any:
     """Return what is measured, if it is due. A branch everywhere: an extra pass at each step would cost more."""
     if not isinstance(due, jax.core.Tracer):
@@ -156,10 +180,27 @@ def _if_due(due: jax.Array, measured: Any, before: Any) -> Any:
 
 
 def _norm_inside(state: Any) -> jax.Array | None:
-    """Return the first norm of the whole gradient that a state inside shows."""
-    shown = metrics(state)
-    names = [name for name in shown if name.endswith("/norm") and name.startswith(("spikes/", "clip/"))]
-    return shown[names[0]] if names else None
+    """Return the norm of the whole gradient that a state shows, if what is outermost, or first in a chain, takes it."""
+    found = None
+    if isinstance(state, SpikeState):
+        found = _array(state.norm)
+    elif isinstance(state, ClipState):
+        found = None if isinstance(state.norms, tuple) or _array(state.norms).ndim else _array(state.norms)
+    elif isinstance(state, OptimizerState | NonfiniteState):
+        found = _norm_inside(state.clip if isinstance(state, OptimizerState) else state.inner)
+        if found is not None and not isinstance(state.nonfinite_in_a_row, tuple):
+            # The states inside of a step that was skipped are those of the step before.
+            found = jnp.where(_array(state.nonfinite_in_a_row) > 0, jnp.nan, found)
+    elif type(state) is tuple:
+        found = _norm_inside(state[0]) if state else None
+    elif not isinstance(state, optax.MaskedState):  # a mask shows a part of the gradient only
+        fields = [field for field in ("inner", "inner_opt_state", "inner_state") if hasattr(state, field)]
+        found = _norm_inside(getattr(state, fields[0])) if fields else None
+    return found
+
+
+def _array(leaf: Any) -> jax.Array:
+    return jnp.asarray(leaf[...] if hasattr(leaf, "get_value") else leaf)  # nnx.Optimizer wraps arrays
 
 
 def _moments(state: Any, params: Any) -> dict[str, Any]:

@@ -83,6 +83,10 @@ def score(state: WatchState, norm: jax.Array | None, value: jax.Array | None) ->
 
 def score_figures(state: WatchState) -> dict[str, jax.Array]:
     """Return the score since the start and of the latest 128 steps, with the number of steps that were judged."""
-    share = state.spikes / jnp.maximum(state.judged, 1)
-    recent = jnp.sum(state.recent) / jnp.clip(state.judged, 1, WINDOW)
-    return {"judged": state.judged, "spikes": state.spikes, "spike_score": share, "spike_score_128": recent}
+    # Flax's nnx.Optimizer wraps each array of its state in a Variable.
+    judged, spikes, flags = (
+        jnp.asarray(leaf[...] if hasattr(leaf, "get_value") else leaf)
+        for leaf in (state.judged, state.spikes, state.recent)
+    )
+    share, recent = spikes / jnp.maximum(judged, 1), jnp.sum(flags) / jnp.clip(judged, 1, WINDOW)
+    return {"judged": judged, "spikes": spikes, "spike_score": share, "spike_score_128": recent}

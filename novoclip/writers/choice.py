@@ -13,6 +13,9 @@ from novoclip.writers.metrics_writer import Writer
 from novoclip.writers.row_file import RowFile
 from novoclip.writers.sink import Sink
 
+# Endings of files that a folder of TensorBoard would be mistaken for.
+FILES = (".json", ".txt", ".tsv", ".log", ".gz", ".zip", ".parquet", ".npz", ".npy", ".db", ".yaml", ".toml", ".html")
+
 
 def writer(target: Any, *, every: int = 1) -> Writer:
     """Open a writer of metrics for a CSV or JSON Lines file, TensorBoard, Weights & Biases, MLflow and others.
@@ -72,6 +75,9 @@ def _open(target: str | bytes) -> Sink:
     if path.is_dir() or path.suffix.lower() not in (".csv", ".jsonl"):
         if path.is_file():
             msg = f"{name} is a file that ends in neither .csv nor .jsonl: give another path, or that of a folder"
+            raise ValueError(msg)
+        if not path.is_dir() and path.suffix.lower() in FILES:
+            msg = f"{name} looks like a file: give a path that ends in .csv or .jsonl, or that of a folder"
             raise ValueError(msg)
         return EventFolder(name)
     if "://" in name:

@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
       touched: number of calm rows that were made smaller by more than 0.1 %, or skipped.
       largest: the largest norm let through, in levels; NaN without finite norms.
       largest_row: the row of that norm, from 0.
+      spike_level: mean over the spikes of the norm let through, in levels, 0 where it was skipped; 0 without spikes.
       above: share of the finite rows that were let through at 3 levels or more.
       shrinkage: mean of the norm let through over the norm, over all finite rows: 1 if nothing is clipped.
       adapts: rows after the largest lasting rise until 8 calm rows in a row are let through whole; None without a rise,
@@ -44,6 +45,7 @@ class Outcome(NamedTuple):
     touched: int
     largest: float
     largest_row: int
+    spike_level: float
     above: float
     shrinkage: float
     adapts: float | None
@@ -79,6 +81,7 @@ def outcome(line: str, course: Course, norms: np.ndarray, rows: Rows, *, guard: 
         touched=int((rows.calm & smaller).sum()),
         largest=float(np.max(levels)) if np.isfinite(levels).any() else float("nan"),
         largest_row=int(np.argmax(levels)) if levels.size else 0,
+        spike_level=float(np.mean(course.after[rows.spike] / rows.level[rows.spike])) if rows.spike.any() else 0.0,
         above=float(np.sum(levels >= STEADY) / max(finite.sum(), 1)),
         shrinkage=float(np.mean(np.minimum(share, 1))) if share.size else 1.0,
         adapts=_adapts(smaller, rows),

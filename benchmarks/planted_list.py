@@ -376,7 +376,7 @@ FAULTS = (
     ),
     Fault(
         "NovoGrad begins at 0",
-        "novoclip/optimizers/novograd.py",
+        "novoclip/optimizers/novograd_algorithm.py",
         "lambda old, new, norm: jnp.where(old > 0, new, norm), state.root",
         "lambda old, new, norm: new, state.root",
         (

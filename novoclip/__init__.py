@@ -29,6 +29,7 @@ from novoclip.optimizers.adamw import adamw
 from novoclip.optimizers.adopt import adopt, scale_by_adopt
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.optimizers.amsgrad import amsgrad, scale_by_amsgrad
+from novoclip.optimizers.clippy_adagrad import clippy_adagrad
 from novoclip.optimizers.lamb import lamb
 from novoclip.optimizers.lars import lars
 from novoclip.optimizers.momentum import momentum, trace
@@ -40,6 +41,10 @@ from novoclip.optimizers.rmsprop import rmsprop
 from novoclip.optimizers.sgd import sgd
 from novoclip.optimizers.spam import scale_by_spam, spam
 from novoclip.optimizers.stable_adamw import scale_by_stable_adamw, stable_adamw
+from novoclip.precision.loss_scale import loss_scaling, scale_of
+from novoclip.precision.master_weights import master_weights, weights_of
+from novoclip.precision.stochastic import stochastic_rounding, stochastically_rounded
+from novoclip.presets import novograd_preset
 from novoclip.replays.replay import replay
 from novoclip.rules.adagc import adagc
 from novoclip.rules.adaptive_grad_clip import adaptive_grad_clip
@@ -63,6 +68,7 @@ from novoclip.rules.trust_ratio import clip_by_trust_ratio
 from novoclip.rules.value import clip, clip_by_value
 from novoclip.rules.zclip import zclip
 from novoclip.schedules import batch_damped, batch_scaled, inverse_time_decay, untuned_warmup
+from novoclip.state_bytes import state_bytes
 from novoclip.telemetry import metrics
 from novoclip.upgrade import upgrade_state
 from novoclip.wrappers.carry import clip21, uclip
@@ -113,6 +119,7 @@ __all__ = [
     "clip_by_value",
     "clip_to_band",
     "clippy",
+    "clippy_adagrad",
     "delta_gclip",
     "elements",
     "groups",
@@ -123,11 +130,14 @@ __all__ = [
     "lars",
     "limits",
     "locate_nonfinite",
+    "loss_scaling",
+    "master_weights",
     "metrics",
     "momentum",
     "normalize_by_norm",
     "novoclip",
     "novograd",
+    "novograd_preset",
     "nsgd",
     "per_example",
     "protect",
@@ -149,13 +159,17 @@ __all__ = [
     "scale_by_stable_adamw",
     "scale_by_stddev",
     "scale_by_trust_ratio",
+    "scale_of",
     "sgd",
     "singular_values",
     "skip_spikes",
     "spam",
     "stable_adamw",
     "start_after",
+    "state_bytes",
     "states",
+    "stochastic_rounding",
+    "stochastically_rounded",
     "tensors",
     "trace",
     "typing",
@@ -164,6 +178,7 @@ __all__ = [
     "untuned_warmup",
     "upgrade_state",
     "watch",
+    "weights_of",
     "writer",
     "zclip",
 ]

@@ -14,11 +14,15 @@ from novoclip.optimizers.adam import AdamState
 from novoclip.optimizers.adopt import ADOPTState
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.optimizers.amsgrad import AMSGradState
+from novoclip.optimizers.clippy_adagrad import ClippyAdagradState
 from novoclip.optimizers.momentum import MomentumState
 from novoclip.optimizers.novoclip import NovoClipState
 from novoclip.optimizers.novograd import NovoGradState
 from novoclip.optimizers.rms import RMSpropState
 from novoclip.optimizers.step_momentum import StepMomentumState
+from novoclip.precision.loss_scale import LossScaleState
+from novoclip.precision.master_weights import MasterWeightsState
+from novoclip.precision.stochastic import StochasticRoundingState
 from novoclip.rules.adagc import AdaGCState
 from novoclip.rules.stable_spam import AverageState, RootRatioState
 from novoclip.slices import Slices
@@ -37,8 +41,11 @@ __all__ = [
     "AverageState",
     "CarryState",
     "ClipState",
+    "ClippyAdagradState",
     "DelayedState",
     "HistoryState",
+    "LossScaleState",
+    "MasterWeightsState",
     "MomentumState",
     "NonfiniteState",
     "NovoClipState",
@@ -52,6 +59,7 @@ __all__ = [
     "Slices",
     "SpikeState",
     "StepMomentumState",
+    "StochasticRoundingState",
     "WatchState",
     "ZClipState",
 ]

@@ -14,6 +14,7 @@ from novoclip.measure import Measure
 from novoclip.norms_by_name import chosen, matching, named_norms, watched
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.paths import make_path, some_of
+from novoclip.precision.loss_scale import LossScaleState
 from novoclip.wrappers.carry import CarryState
 from novoclip.wrappers.watch_state import WatchState, score_figures
 
@@ -23,6 +24,7 @@ REPORTED: dict[Any, tuple[str, tuple[str, ...]]] = {
     OptimizerState: ("optimizer", ("steps", "nonfinite")),
     CarryState: ("carry", ("steps", "nonfinite")),
     WatchState: ("watch", ("steps", "seen_at")),
+    LossScaleState: ("loss_scale", ("steps", "scale", "skipped", "skipped_in_a_row")),
     NonfiniteState: ("guard", ("steps", "nonfinite")),
     SpikeState: (
         "spikes",
@@ -72,8 +74,8 @@ def metrics(
       Optimizers add `optimizer/steps` and `optimizer/nonfinite`, `guard_nonfinite` the same of `guard`, `uclip` and
       `clip21` of `carry`. `skip_spikes` adds `spikes/steps`, `skipped`, of which `nonfinite`, `norm_spikes`,
       `value_spikes` (steps whose norm, or loss, was above its limit), `released`, `norm`, `limit`, `value_limit`, and
-      with `clip=` `clip_limit` and `clipped`. `watch` adds `watch/spike_score` and what its docstring says. Empty if
-      there is none.
+      with `clip=` `clip_limit` and `clipped`. `watch` adds `watch/spike_score` and what its docstring says,
+      `loss_scaling` `loss_scale/scale`, `skipped` and `skipped_in_a_row`. Empty if there is none.
 
       Names from the state stand after the kind: "body" of `optax.named_chain(("body", rule))`, or a label of
       `optax.partition`, gives `clip/body/norm`, with or without other rules. The first rule of a kind without a name is

@@ -56,6 +56,7 @@ OWN = {
     ("novoclip/optimizers/novograd.py", "b1"),
     ("novoclip/optimizers/novograd.py", "b2"),
     ("novoclip/optimizers/novograd.py", "weight_decay"),
+    ("novoclip/optimizers/novograd.py", "weight_decay_mode"),
     ("novoclip/optimizers/momentum.py", "decay"),
     *(("novoclip/optimizers/adagrad.py", name) for name in ("eps", "per")),
     ("novoclip/optimizers/nsgd.py", "decay"),

@@ -47,8 +47,8 @@ def environment():
     return os.environ | {"XLA_FLAGS": flags(), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}", "COLUMNS": "120"}
 
 
-def output(name):
-    result = subprocess.run(command(name), env=environment(), capture_output=True, text=True, check=False)
+def output(name, *arguments):
+    result = subprocess.run(command(name, *arguments), env=environment(), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -87,6 +87,25 @@ def test_own_rule():
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", text)]
     assert losses[-1] < losses[0] / 100
     assert re.search(r"^\d+ steps of 1000 had a tensor clipped", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name", ["monitor_equinox", *(pytest.param(n, marks=pytest.mark.full) for n in ("monitor_linen", "monitor_nnx"))]
+)
+def test_a_monitored_training_writes_a_row_for_each_step(name, tmp_path):
+    path = tmp_path / "norms.csv"
+    assert "spikes/skipped 1" in output(name, "--out", path)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(30))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_float16_training():
+    found = re.findall(r"scale +(\d+), (\d+) skipped, loss (\S+)", output("float16_training"))
+    assert float(found[-1][2]) < float(found[0][2])
+    assert int(found[-1][1]) > 0
+    assert all(float(scale) < 2**20 for scale, _, _ in found)
 
 
 def test_train_lm_survives_nan_with_the_rule_only(train_little, tmp_path):

@@ -65,7 +65,7 @@ def test_the_tables_of_the_catalog_are_current():
         assert table in text, "run `python -m novoclip.catalog` and paste the tables into docs/catalog.md"
 
 
-PARTS = ("rules", "optimizers", "guards", "wrappers", "testing", "states")
+PARTS = ("rules", "optimizers", "guards", "wrappers", "precision", "testing", "states")
 ABOVE = ("__init__", "catalog", "telemetry", "replays", "commands")  # what shows, lists or runs the parts
 
 

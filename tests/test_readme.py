@@ -14,7 +14,10 @@ from tests.steps import compiled
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("checkpoints", "choosing", "devices", "guards", "migration", "monitoring", "optimizers_guide", "own_rules")
+PAGES = (
+    *("checkpoints", "choosing", "devices", "guards", "migration", "monitoring", "optimizers_guide", "own_rules"),
+    *("replay", "sixteen_bits"),
+)
 PRINTED = re.compile(r"^ *print\(.*\)(?:  |\n)# (.*)$", re.MULTILINE)
 PARAMS = {"body": jnp.ones((3, 2)), "head": jnp.ones(4)}
 NORM = np.sqrt(10.0)  # of PARAMS

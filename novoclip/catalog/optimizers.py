@@ -4,8 +4,9 @@ import novoclip
 from novoclip.catalog.entry import Entry
 
 BLOCKS = ("tensor", "tree", "unit")
+PARAMS = frozenset({novoclip.clippy_adagrad})  # whose update always needs the parameters
 OPTIMIZERS = tuple(
-    Entry(make, "optimizer", "hard", per, examples)
+    Entry(make, "optimizer", "hard", per, examples, needs_params=make in PARAMS)
     for make, per, examples in (
         (
             novoclip.sgd,
@@ -42,7 +43,23 @@ OPTIMIZERS = tuple(
         (novoclip.scale_by_amsgrad, ("element",), ({"maximum": "raw"},)),
         (novoclip.lamb, BLOCKS, ({"learning_rate": 0.1, "weight_decay": 0.01},)),
         (novoclip.lars, BLOCKS, ({"learning_rate": 0.1, "weight_decay": 0.01, "nesterov": True},)),
-        (novoclip.novograd, BLOCKS, ({"learning_rate": 0.1, "weight_decay": 0.01},)),
+        (
+            novoclip.novograd,
+            BLOCKS,
+            (
+                {"learning_rate": 0.1, "weight_decay": 0.01},
+                {
+                    "learning_rate": 0.1,
+                    "start": "zero",
+                    "averaging": "always",
+                    "amsgrad": True,
+                    "luc": 1e-2,
+                    "weight_decay": 0.01,
+                    "weight_decay_mode": "decoupled",
+                },
+                {"learning_rate": 0.1, "normalize": "after", "norm": "max"},
+            ),
+        ),
         (novoclip.scale_by_novograd, BLOCKS, ({},)),
         (
             novoclip.novoclip,
@@ -68,5 +85,6 @@ OPTIMIZERS = tuple(
             ("element", *BLOCKS),
             ({"threshold": "proportional"}, {"threshold": "proportional", "per": "tensor"}, {"per": "tensor"}),
         ),
+        (novoclip.clippy_adagrad, BLOCKS, ({"learning_rate": 0.1, "absolute_threshold": 0.01},)),
     )
 )

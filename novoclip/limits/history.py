@@ -30,13 +30,14 @@ def empty_history(norms: Any, window: int) -> HistoryState:
     return HistoryState(empty, jnp.zeros(norms.shape, jnp.int32))
 
 
-def remember(state: HistoryState, norms: jax.Array) -> HistoryState:
-    """Return the history with these norms in place of the oldest. Norms of 0 are ignored."""
+def remember(state: HistoryState, norms: jax.Array, *, learn_zeros: bool = False) -> HistoryState:
+    """Return the history with these norms in place of the oldest. Norms of 0 are ignored, unless `learn_zeros`."""
     window = state.history.shape[-1]
     slots = jax.lax.broadcasted_iota(jnp.int32, state.history.shape, state.history.ndim - 1)
     newest = slots == state.slot[..., None]
     history = jnp.where(newest, broadcast_like(norms[..., None], newest), state.history)
-    return select_blocks(norms != 0, HistoryState(history, (state.slot + 1) % window), state)
+    learned = HistoryState(history, (state.slot + 1) % window)
+    return learned if learn_zeros else select_blocks(norms != 0, learned, state)
 
 
 def check_warmup(warmup: int, window: int) -> None:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import average, real_zeros, zeros
 from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at

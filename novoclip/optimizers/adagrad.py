@@ -11,7 +11,8 @@ import optax
 from novoclip.arguments import check_flag, check_initial, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
 from novoclip.optimizers.step import Step
 from novoclip.safe_math import hypotenuse

@@ -10,7 +10,8 @@ import optax
 
 from novoclip.arguments import check_number
 from novoclip.mesh import broadcast_like
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import average, real_zeros, root_average, zeros
 from novoclip.optimizers.step import Step
 from novoclip.optimizers.thresholds import clipped_at

@@ -16,6 +16,8 @@ from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, saf
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_masks, with_gradients
 from novoclip.mesh import shapes_of
+from novoclip.optimizers.companded import decoded
+from novoclip.optimizers.kept import as_computed, as_kept
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.optimizers.selection import negative, unless, zero_if
 from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
@@ -145,7 +147,10 @@ def _transform(
         bad = _bad_leaves(updates, all_params, state.leaf_steps, policy, norms)
         skipped = jnp.any(bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.moments)])
-        gradients, weights, before = (in_precision(tree, dtype) for tree in (clipped, params, state.moments))
+        gradients, weights, before = (
+            *(in_precision(x, dtype) for x in (clipped, params)),
+            as_computed(state.moments, dtype),
+        )
         taken = state.steps - state.nonfinite
         rate = value_at(1.0 if learning_rate is None else learning_rate, taken, jnp.zeros((), dtype), "learning_rate")
         step = Step(taken, dtype, params, weights, rate)
@@ -170,7 +175,7 @@ def _transform(
         ), OptimizerState(
             steps=steps,
             nonfinite=safe_increment(state.nonfinite, skipped),
-            moments=jax.tree.map(lambda new, old: narrow(new, old.dtype), moments, state.moments),
+            moments=as_kept(moments, state.moments, steps, None if policy == "propagate" else skipped),
             clip=choose(clip_state, state.clip),
             origin=state.origin,
             leaf_steps=leaf_steps,
@@ -216,7 +221,8 @@ def _fitting(algorithm: Algorithm, gradients: Any, before: Any, learn: Callable[
 
 def _fit(algorithm: Algorithm, gradients: Any, moments: Any) -> bool:
     """Whether moments have the structure and the shapes of those that `init` makes for these gradients."""
-    made, own = (jax.tree.map(jnp.shape, tree) for tree in (jax.eval_shape(algorithm.init, gradients), moments))
+    first = jax.eval_shape(lambda: decoded(algorithm.init(gradients)))
+    made, own = (jax.tree.map(jnp.shape, tree) for tree in (first, moments))
     return bool(made == own)
 
 
@@ -231,10 +237,3 @@ def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norm
         none, found = jnp.zeros(len(numeric), bool), ~jnp.all(jnp.isfinite(norms))
         bad = if_needed(found, lambda *leaves: ~finite_leaves(with_numbers(updates, leaves)), lambda *_: none, *numeric)
     return in_place(bad, updates, updates, params, leaf_steps)
-
-
-def check_dtype(name: str, dtype: Any) -> None:
-    """Raise unless `dtype` is None or names a floating dtype."""
-    if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-        msg = f"{name} must be a floating dtype or None; got {dtype!r}"
-        raise TypeError(msg)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like, zeros_like
+from novoclip.optimizers.companded import companded_zeros
+from novoclip.optimizers.kept import is_eight_bits
 from novoclip.optimizers.step import Epsilon
 from novoclip.safe_math import hypotenuse, ratio, wide_ratio
 
@@ -15,7 +17,9 @@ Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
 
 
 def zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a pytree of zeros, complex where the shapes are."""
+    """Return a pytree of zeros, complex where the shapes are; in 8 bits if the dtype is int8."""
+    if is_eight_bits(dtype):
+        return companded_zeros(shapes, signed=True)
 
     def zero(leaf: Any) -> jax.Array:
         keep = dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating)
@@ -25,7 +29,9 @@ def zeros(shapes: Any, dtype: Any = None) -> Any:
 
 
 def real_zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a pytree of real zeros."""
+    """Return a pytree of real zeros; in 8 bits, for numbers of at least 0, if the dtype is int8."""
+    if is_eight_bits(dtype):
+        return companded_zeros(shapes, signed=False)
     return jax.tree.map(lambda leaf: zeros_like(leaf, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_choice, check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import average, zeros
 from novoclip.optimizers.step import Step
 from novoclip.typing import Clip, DecayMode, Mask, ScalarOrSchedule, SkipNonfinite
@@ -39,7 +40,7 @@ def momentum_algorithm(
     check_number(name, decay, high=1.0)
     check_choice("form", form, FORMS)
     check_flag("nesterov", nesterov)
-    check_dtype("accumulator_dtype", accumulator_dtype)
+    check_dtype("accumulator_dtype", accumulator_dtype, eight_bits=True)
     if dampening is not None:
         check_number("dampening", dampening, high=1.0)
         if form == "averaged" or nesterov:

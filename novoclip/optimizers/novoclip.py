@@ -10,7 +10,8 @@ import optax
 from novoclip.arguments import check_choice, check_flag, check_number
 from novoclip.granularity import resolve_fixed
 from novoclip.measure import norm_shapes
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer, scale_by
+from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
+from novoclip.optimizers.kept import check_dtypes
 from novoclip.optimizers.moments import (
     average,
     block_sizes,
@@ -67,8 +68,7 @@ def _novoclip(
     # Below one standard deviation the limit would shrink at every step, towards 0.
     check_number("clipping", scale, low=1.0 if threshold == "proportional" else 0.0)
     check_flag("bias_correction", bias_correction)
-    check_dtype("mu_dtype", mu_dtype)
-    check_dtype("nu_dtype", nu_dtype)
+    check_dtypes(mu_dtype=mu_dtype, nu_dtype=nu_dtype)
 
     def init(shapes: Any) -> NovoClipState:
         roots = norm_shapes(blocks, shapes)

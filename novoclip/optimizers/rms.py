@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_flag, check_initial, check_number
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, scale_by
+from novoclip.optimizers.algorithm import Algorithm, scale_by
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import average, divide, ones_average, real_zeros, root_average, scalar, zeros
 from novoclip.optimizers.step import Step
 from novoclip.typing import Scalar, ScalarOrSchedule, SkipNonfinite

@@ -7,7 +7,8 @@ from typing import Any
 import optax
 
 from novoclip.arguments import check_flag
-from novoclip.optimizers.algorithm import Algorithm, check_dtype, optimizer
+from novoclip.optimizers.algorithm import Algorithm, optimizer
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.momentum import momentum_algorithm
 from novoclip.typing import Clip, DecayMode, Mask, ScalarOrSchedule, SkipNonfinite
 
@@ -71,7 +72,7 @@ def sgd(
     """
     if momentum is None:
         check_flag("nesterov", nesterov)
-        check_dtype("accumulator_dtype", accumulator_dtype)
+        check_dtype("accumulator_dtype", accumulator_dtype, eight_bits=True)
         given = {"nesterov": nesterov or None, "accumulator_dtype": accumulator_dtype, "dampening": dampening}
         unused = [f"{name}={value!r}" for name, value in given.items() if value is not None]
         if unused:

@@ -27,6 +27,7 @@ def _spam(
     reset_every: int,
     warmup: int,
     restart_bias_correction: bool,
+    learn_zeros: bool,
     mu_dtype: Any,
 ) -> Algorithm:
     check_number("threshold", threshold)
@@ -37,6 +38,7 @@ def _spam(
         msg = f"delay must be less than reset_every={reset_every}, or no spike is ever clipped; got delay={delay}"
         raise ValueError(msg)
     check_flag("restart_bias_correction", restart_bias_correction)
+    check_flag("learn_zeros", learn_zeros)
     adam = adam_algorithm(b1, b2, eps, 0.0, mu_dtype)
 
     def learn(gradients: Any, state: AdamState, step: Step) -> AdamState:
@@ -52,7 +54,12 @@ def _spam(
             weights = kept(weights[0]), kept(weights[1])
         active = (t >= delay) & (since >= delay)
         factor = jnp.sqrt(step.value(threshold, "threshold"))
-        limits = jax.tree.map(lambda r: jnp.where(active & (r > 0), factor * r, no_limit(r.dtype)), root)
+
+        def limit(r: jax.Array) -> jax.Array:
+            limited = active if learn_zeros else active & (r > 0)
+            return jnp.where(limited, factor * r, no_limit(r.dtype))
+
+        limits = jax.tree.map(limit, root)
         return adam.learn(clipped_at(gradients, limits), AdamState(mu, root, *weights), step)
 
     def direction(gradients: Any, state: AdamState, step: Step) -> Any:
@@ -79,6 +86,7 @@ def scale_by_spam(
     reset_every: int = 500,
     warmup: int = 150,
     restart_bias_correction: bool = False,
+    learn_zeros: bool = False,
     mu_dtype: Any = None,
     nonfinite: SkipNonfinite = "skip",
 ) -> optax.GradientTransformationExtraArgs:
@@ -104,6 +112,8 @@ def scale_by_spam(
       restart_bias_correction: whether the bias corrections start again with m and v. As published they do not, and the
         first directions after a reset are (1 - b1) / sqrt(1 - b2) times too long, which the warm-up hides. With a
         short warm-up, write True.
+      learn_zeros: whether a v of 0 is a limit of 0 too, as published. An element whose gradients were 0 for `delay`
+        steps after the start or a reset is then not learned until the next reset.
       mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
       nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
         change; "propagate" does not check.
@@ -131,7 +141,9 @@ def scale_by_spam(
 
     The defaults are those of the authors' code.
     """
-    algorithm = _spam(b1, b2, eps, threshold, delay, reset_every, warmup, restart_bias_correction, mu_dtype)
+    algorithm = _spam(
+        b1, b2, eps, threshold, delay, reset_every, warmup, restart_bias_correction, learn_zeros, mu_dtype
+    )
     return scale_by(algorithm, nonfinite=nonfinite)
 
 
@@ -146,6 +158,7 @@ def spam(
     reset_every: int = 500,
     warmup: int = 150,
     restart_bias_correction: bool = False,
+    learn_zeros: bool = False,
     mu_dtype: Any = None,
     clip: Clip = None,
     weight_decay: ScalarOrSchedule | None = None,
@@ -168,6 +181,7 @@ def spam(
       reset_every: steps between resets of m and v, at least 1.
       warmup: steps after a reset in which the direction grows to its full length; 0 for none.
       restart_bias_correction: whether the bias corrections start again with m and v; see `scale_by_spam`.
+      learn_zeros: whether a v of 0 is a limit of 0 too, as published; see `scale_by_spam`.
       mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
       clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
       weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
@@ -201,7 +215,7 @@ def spam(
     on the weights after the step.
     """
     return optimizer(
-        _spam(b1, b2, eps, threshold, delay, reset_every, warmup, restart_bias_correction, mu_dtype),
+        _spam(b1, b2, eps, threshold, delay, reset_every, warmup, restart_bias_correction, learn_zeros, mu_dtype),
         learning_rate,
         clip=clip,
         weight_decay=weight_decay,

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from novoclip.arguments import check_flag, check_number
-from novoclip.optimizers.algorithm import Algorithm, check_dtype
+from novoclip.optimizers.algorithm import Algorithm
+from novoclip.optimizers.kept import check_dtype
 from novoclip.optimizers.moments import zeros
 from novoclip.optimizers.step import Step
 from novoclip.typing import ScalarOrSchedule

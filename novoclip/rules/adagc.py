@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_integer, check_number, rate_at, value_at
+from novoclip.arguments import check_flag, check_integer, check_number, rate_at, value_at
 from novoclip.blocks import l2_norm
 from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks
@@ -24,7 +24,7 @@ class AdaGCState(NamedTuple):
     Attributes:
       gamma: `(*blocks)`, smallest clipped norm during the warm-up, then running mean of the clipped norms; infinite
         before the first norm.
-      seen: int32 `(*blocks)`, number of norms other than 0 so far, at most `warmup`.
+      seen: int32 `(*blocks)`, number of norms other than 0 so far, or with `learn_zeros` of all, at most `warmup`.
     """
 
     gamma: jax.Array
@@ -37,6 +37,7 @@ def _adagc(
     decay: ScalarOrSchedule,
     warmup: int,
     floor: ScalarOrSchedule,
+    learn_zeros: bool,
 ) -> Limit:
     # With a factor below 1, the limit would decrease towards 0, step by step.
     check_number("lambda_rel", lambda_rel, low=1.0)
@@ -44,6 +45,7 @@ def _adagc(
     check_number("decay", decay, high=1.0)
     check_integer("warmup", warmup, low=1)
     check_number("floor", floor)
+    check_flag("learn_zeros", learn_zeros)
 
     def init(norms: Any) -> AdaGCState:
         return AdaGCState(jnp.full(norms.shape, no_limit(norms.dtype), norms.dtype), jnp.zeros(norms.shape, jnp.int32))
@@ -68,7 +70,8 @@ def _adagc(
         averaged = gamma + rate_at(decay, step, norms, "decay") * (let_through - gamma)
         learned = jnp.where(warm, averaged, jnp.minimum(state.gamma, let_through))
         learned = jnp.maximum(learned, value_at(floor, step, norms, "floor"))
-        return limits, select_blocks(let_through > 0, AdaGCState(learned, jnp.minimum(state.seen + 1, warmup)), state)
+        after = AdaGCState(learned, jnp.minimum(state.seen + 1, warmup))
+        return limits, after if learn_zeros else select_blocks(let_through > 0, after, state)
 
     return make_limit(init, update, name=f"adagc(warmup={warmup})", needs_total=True)
 
@@ -80,6 +83,7 @@ def adagc(
     decay: ScalarOrSchedule = 0.98,
     warmup: int = 8,
     floor: ScalarOrSchedule = 0.0,
+    learn_zeros: bool = False,
     per: Granularity = "tensor",
     shape: Shape = "hard",
     nonfinite: Nonfinite = "zero",
@@ -89,7 +93,7 @@ def adagc(
 
     After the warm-up, c_t = lambda_rel gamma_{t-1} and gamma_t = decay gamma_{t-1} + (1 - decay) min(n_t, c_t). During
     the warm-up, the global norm is clipped at lambda_abs, and gamma is the smallest clipped norm of the block. Norms of
-    0 are ignored.
+    0 are ignored, unless `learn_zeros`.
 
     As published (`adagc(1.05, lambda_abs=1.0, warmup=100)`), more than half of all steps are clipped once norms vary by
     20 %, and the limit rises by at most 0.1 % per step. The defaults clip outliers only: docs/defaults.md.
@@ -99,10 +103,12 @@ def adagc(
       lambda_abs: limit of the global norm during the warm-up, at least 0, in the gradients' units: a float, an array or
         a schedule.
       decay: decay rate of gamma, in [0, 1]: a float, an array or a schedule.
-      warmup: number of norms in the warm-up of a block, at least 1.
+      warmup: number of norms in the warm-up of a block, at least 1; with `learn_zeros`, the number of steps.
       floor: lower bound of gamma, at least 0, in the gradients' units: a float, an array or a schedule. With 0, as
         published, a block whose gradients were tiny during the warm-up stays near zero. With a floor of 1e-3 of the
         usual norm, it recovers in 700 steps with `lambda_rel=1.5`, and in 7000 with 1.05.
+      learn_zeros: whether norms of 0 are learned, and count in the warm-up, as in the authors' code. A block with a
+        gradient of 0 during the warm-up then has a gamma of 0, and without a `floor` it never changes again.
       per: the block, which is the unit that is clipped together: "tensor", as published, "tree" (the whole pytree),
         "unit" (an output unit) or a Measure of Euclidean norms.
       shape: how a block is clipped: "hard" (to at most its limit), "tanh", "arctan", "algebraic", "smooth" (every
@@ -133,7 +139,8 @@ def adagc(
       Wang et al., `AdaGC: Improving training stability for large language model pretraining
       <https://arxiv.org/abs/2502.11034>`_, 2025.
 
-    In the published algorithm, the warm-up counts steps instead of norms, and there is no floor.
+    The authors' code is `adagc(1.04, lambda_abs=1.0, decay=0.99, warmup=100, learn_zeros=True)`. The package
+    pytorch_optimizer has 1.05 and 0.98, and a warm-up that is one step shorter than its `warmup_steps`.
     """
-    limit = _adagc(lambda_rel, lambda_abs, decay, warmup, floor)
+    limit = _adagc(lambda_rel, lambda_abs, decay, warmup, floor, learn_zeros)
     return clip_by_limit(resolve_blocks(per), limit, shape, nonfinite=nonfinite, mask=mask)

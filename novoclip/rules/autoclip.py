@@ -16,6 +16,7 @@ def autoclip(
     window: int = 1000,
     warmup: int = 1,
     include_current: bool = True,
+    learn_zeros: bool = False,
     per: Granularity = "tree",
     norm: Norm = "l2",
     shape: Shape = "hard",
@@ -25,7 +26,7 @@ def autoclip(
     """Clip gradients at a percentile of their recent norms (AutoClip).
 
     u_t = g_t min(1, c_t / n_t), where c_t is the p-th percentile of the last `window` norms before clipping. n_t is one
-    of them, so the first step is not clipped. Norms of 0 are ignored.
+    of them, so the first step is not clipped. Norms of 0 are ignored, unless `learn_zeros`.
 
     Args:
       percentile: p in percent, 0 or in (1, 100]: a float, an array or a schedule. 90 clips
@@ -36,6 +37,8 @@ def autoclip(
       warmup: number of norms to see before anything is clipped, in [1, window].
       include_current: whether n_t is one of the norms that c_t is computed from, as in the authors' code. If False, the
         first step has no limit, and a spike does not raise its own limit.
+      learn_zeros: whether norms of 0 are kept too, as in the authors' code. Once they are more than p percent, the
+        limit is 0, and the block does not change until they are fewer.
       per: the block, which is the unit that is clipped together: "tree" (the whole pytree), "tensor", "unit" (an output
         unit), "element" or a Measure.
       norm: norm of a block: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
@@ -69,8 +72,10 @@ def autoclip(
       Seetharaman et al., `AutoClip: Adaptive gradient clipping for source separation
       networks <https://arxiv.org/abs/2007.14469>`_, 2020.
 
-    The authors' code also keeps norms of 0, after which a block that is rarely used hardly changes. The package
-    `autoclip` is `autoclip(90.0, per="tensor", include_current=False)`.
+    The authors' code is `autoclip(10.0, learn_zeros=True)` with a window as long as the run. The package `autoclip` is
+    `autoclip(90.0, per="tensor", include_current=False)`.
     """
-    limit = limits.autoclip(percentile, window=window, warmup=warmup, include_current=include_current)
+    limit = limits.autoclip(
+        percentile, window=window, warmup=warmup, include_current=include_current, learn_zeros=learn_zeros
+    )
     return clip_by_limit(resolve_measure(per, norm), limit, shape, nonfinite=nonfinite, mask=mask)

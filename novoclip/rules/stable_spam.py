@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from novoclip.arguments import check_number, rate_at, value_at
+from novoclip.arguments import check_flag, check_number, rate_at, value_at
 from novoclip.clipping import clip_by_limit
 from novoclip.granularity import resolve_blocks, resolve_fixed
 from novoclip.leaves import is_measured
@@ -53,8 +53,9 @@ def _rate(state: AverageState, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
     return weight, jnp.where(weight > 0, ratio(rate, jnp.where(weight > 0, weight, 1)), 0)
 
 
-def _average_of_maxima(decay: ScalarOrSchedule) -> Limit:
+def _average_of_maxima(decay: ScalarOrSchedule, learn_zeros: bool) -> Limit:
     check_number("decay", decay, high=1.0)
+    check_flag("learn_zeros", learn_zeros)
 
     def update(
         norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -62,7 +63,8 @@ def _average_of_maxima(decay: ScalarOrSchedule) -> Limit:
         del param_norms, extra
         weight, share = _rate(state, rate_at(decay, step, norms, "decay"))
         mean = state.mean + share * (norms - state.mean)
-        learned = select_blocks(norms > 0, AverageState(mean, weight), state)
+        learned = AverageState(mean, weight)
+        learned = learned if learn_zeros else select_blocks(norms > 0, learned, state)
         return jnp.where(weight > 0, mean, no_limit(norms.dtype)), learned
 
     return make_limit(_empty, update, name="adaclip")
@@ -84,15 +86,22 @@ def _spikes(per: Granularity) -> Measure:
 
 
 def adaclip(
-    decay: ScalarOrSchedule = 0.999, *, per: Granularity = "tensor", nonfinite: Nonfinite = "zero", mask: Mask = None
+    decay: ScalarOrSchedule = 0.999,
+    *,
+    learn_zeros: bool = False,
+    per: Granularity = "tensor",
+    nonfinite: Nonfinite = "zero",
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Scale down elements that exceed the running mean of their tensor's maxima (AdaClip of Stable-SPAM).
 
     With n_t = max |g| of a tensor and c_t the bias-corrected running mean of n_1, ..., n_t, elements beyond c_t become
-    g c_t / n_t. The others do not change. Tensors of zeros are ignored.
+    g c_t / n_t. The others do not change. Tensors of zeros are ignored, unless `learn_zeros`.
 
     Args:
       decay: decay rate of the running mean, in [0, 1]: a float, an array or a schedule.
+      learn_zeros: whether a maximum of 0 enters the mean too, as in the authors' code. The first gradient of a tensor
+        after k steps of zeros is then scaled down to about 1 / (k + 1).
       per: the block, of which the maximum is taken: "tensor", as published, "tree" (the whole pytree), "unit" (an
         output unit), or a Measure made by `tensors`, `units` or `groups`, such as `novoclip.tensors(stacked=1)`, whose
         norm is ignored.
@@ -125,13 +134,14 @@ def adaclip(
     the bias with a step counter that their momentum reset sets back, which disables the rule for hundreds of steps.
     Here the counter is never set back.
     """
-    return clip_by_limit(_spikes(per), _average_of_maxima(decay), nonfinite=nonfinite, mask=mask)
+    return clip_by_limit(_spikes(per), _average_of_maxima(decay, learn_zeros), nonfinite=nonfinite, mask=mask)
 
 
-def _mean_over_root(b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSchedule) -> Limit:
+def _mean_over_root(b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSchedule, learn_zeros: bool) -> Limit:
     for name, number in (("b1", b1), ("b2", b2)):
         check_number(name, number, high=1.0)
     check_number("eps", eps)
+    check_flag("learn_zeros", learn_zeros)
 
     def update(
         norms: Any, state: Any, param_norms: Any = None, /, *, step: jax.Array, **extra: Any
@@ -143,7 +153,8 @@ def _mean_over_root(b1: ScalarOrSchedule, b2: ScalarOrSchedule, eps: ScalarOrSch
         root = hypotenuse(square_root(1 - root_share) * state.second.mean, square_root(root_share) * norms)
         size = root + value_at(eps, step, norms, "eps")
         learned = RootRatioState(AverageState(mean, weight), AverageState(root, root_weight))
-        return ratio(mean, jnp.where(size > 0, size, 1)), select_blocks(norms > 0, learned, state)
+        learned = learned if learn_zeros else select_blocks(norms > 0, learned, state)
+        return ratio(mean, jnp.where(size > 0, size, 1)), learned
 
     return make_limit(lambda norms: RootRatioState(_empty(norms), _empty(norms)), update, name="adagn")
 
@@ -153,6 +164,7 @@ def adagn(
     b2: ScalarOrSchedule = 0.9,
     *,
     eps: ScalarOrSchedule = 1e-8,
+    learn_zeros: bool = False,
     per: Granularity = "tensor",
     norm: Norm = "l2",
     nonfinite: Nonfinite = "zero",
@@ -161,7 +173,7 @@ def adagn(
     """Scale each tensor's norm to its running mean over its running root mean square (AdaGN, GradientStabilizer).
 
     u_t = (g_t / n_t) a_t / (sqrt(b_t) + eps), with a and b the bias-corrected running means of n and n^2. Norms of 0
-    are ignored.
+    are ignored, unless `learn_zeros`.
 
     The new norm is near 1 and has no unit. The optimizer after it has to be invariant to the scale of gradients, such
     as Adam, or needs a new learning rate.
@@ -174,6 +186,7 @@ def adagn(
       b1: decay rate of a, in [0, 1]: a float, an array or a schedule.
       b2: decay rate of b, in [0, 1]: a float, an array or a schedule.
       eps: added to sqrt(b), at least 0, in the gradients' units: a float, an array or a schedule.
+      learn_zeros: whether norms of 0 enter a and b too, as in the authors' code.
       per: the block, which is the unit that is scaled together: "tensor", as published, "tree" (the whole pytree),
         "unit" (an output unit) or a Measure.
       norm: norm of a block: "l1", "l2" (Euclidean), "max" or "rms". A Measure has its own.
@@ -207,6 +220,5 @@ def adagn(
 
     In Stable-SPAM, it comes after `adaclip` and before Adam.
     """
-    return clip_by_limit(
-        resolve_blocks(per, norm), _mean_over_root(b1, b2, eps), "normalize", nonfinite=nonfinite, mask=mask
-    )
+    limit = _mean_over_root(b1, b2, eps, learn_zeros)
+    return clip_by_limit(resolve_blocks(per, norm), limit, "normalize", nonfinite=nonfinite, mask=mask)

@@ -81,7 +81,8 @@ def _about(norms: np.ndarray) -> list[str]:
     notes = []
     nan, infinite, zero = (int(np.sum(test)) for test in (np.isnan(norms), np.isinf(norms), norms == 0))
     if nan or infinite:
-        notes.append(f"{nan + infinite} of {len(norms)} norms are not finite ({nan} NaN, {infinite} inf)")
+        are = "is" if nan + infinite == 1 else "are"
+        notes.append(f"{nan + infinite} of {len(norms)} norms {are} not finite ({nan} NaN, {infinite} inf)")
     if zero:
         one = "norm is" if zero == 1 else "norms are"
         notes.append(f"{zero} {one} exactly 0: the gradient vanished there, or the norm was not computed at that step")

@@ -84,7 +84,7 @@ def test_console_lines_of_hugging_face_have_no_steps(name):
     np.testing.assert_allclose(record.learning_rates, RATES)
     assert record.stride == 1
     assert "the log has no steps: its rows are counted from 0" in " ".join(record.notes)
-    assert "1 of 20 norms are not finite (1 NaN, 0 inf)" in record.notes
+    assert "1 of 20 norms is not finite (1 NaN, 0 inf)" in record.notes
 
 
 @pytest.mark.parametrize(

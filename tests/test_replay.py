@@ -211,9 +211,9 @@ def test_no_rule_fulfils_the_wish():
 def test_wrong_arguments_say_what_to_write():
     for wrong, error, message in (
         ({"want": "calm"}, ValueError, "want must be one of"),
-        ({"max_clipped": 5}, ValueError, "max_clipped must be a share"),
-        ({"max_clipped": True}, ValueError, "max_clipped must be a share"),
-        ({"max_clipped": "5%"}, ValueError, "max_clipped must be a share"),
+        ({"max_clipped": 5}, ValueError, "max_clipped must be a fraction"),
+        ({"max_clipped": True}, ValueError, "max_clipped must be a fraction"),
+        ({"max_clipped": "5%"}, ValueError, "max_clipped must be a fraction"),
         ({"rules": novoclip.zclip()}, TypeError, r"rules must be a mapping of names to transforms, or a sequence"),
         ({"rules": {}}, ValueError, "at least one transform"),
         ({"rules": [novoclip.limits.constant(1.0)]}, TypeError, "rules must hold transforms"),

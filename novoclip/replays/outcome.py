@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
     Attributes:
       line: what one writes in Python.
       guard: whether it wraps the optimizer.
-      clipped: share of the finite rows that were made smaller, or skipped.
+      clipped: fraction of the finite rows that were made smaller, or skipped.
       skipped: number of steps that a guard skipped.
       spikes: number of spikes.
       caught: number of spikes that were skipped, or let through at less than 3.3 levels.
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
       largest: the largest norm let through, in levels; NaN without finite norms.
       largest_row: the row of that norm, from 0.
       spike_level: mean over the spikes of the norm let through, in levels, 0 where it was skipped; 0 without spikes.
-      above: share of the finite rows that were let through at 3 levels or more.
+      above: fraction of the finite rows that were let through at 3 levels or more.
       shrinkage: mean of the norm let through over the norm, over all finite rows: 1 if nothing is clipped.
       adapts: rows after the largest lasting rise until 8 calm rows in a row are let through whole; None without a rise,
         and infinite if that does not happen.
@@ -53,12 +53,12 @@ class Outcome(NamedTuple):
 
     @property
     def missed(self) -> float:
-        """The share of spikes that were let through; 0 without spikes."""
+        """The fraction of spikes that were let through; 0 without spikes."""
         return 1 - self.caught / self.spikes if self.spikes else 0.0
 
     @property
     def touching(self) -> float:
-        """The share of calm rows that were touched."""
+        """The fraction of calm rows that were touched."""
         return self.touched / max(self.calm, 1)
 
 

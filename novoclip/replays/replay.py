@@ -25,7 +25,7 @@ class Replay(NamedTuple):
       rows: which rows are spikes and which are calm, and the level.
       outcomes: what each rule did, the best first.
       want: the wish.
-      max_clipped: the largest share of rows that may be clipped; None for any.
+      max_clipped: the largest fraction of rows that may be clipped; None for any.
       recommended: the best outcome, or None if nothing can be recommended.
       runner_up: the best outcome of another rule, or None.
       warnings: why nothing fits, or what to keep in mind; one sentence each.
@@ -73,7 +73,7 @@ def replay(
         `optax.identity()` inside, since an optimizer would change the norms.
       want: "spikes" (catch spikes, and leave calm rows alone) or "steady" (let hardly a norm through that is 3 levels
         or more, and shrink the others as little as possible).
-      max_clipped: the largest share of rows that may be clipped, such as 0.05; None for any.
+      max_clipped: the largest fraction of rows that may be clipped, such as 0.05; None for any.
       norm: the column of the norms, if it is not found by itself.
       loss: the column of the losses.
       step: the column of the steps.
@@ -86,7 +86,7 @@ def replay(
     Raises:
       RecordError: if the run cannot be read, or its norms were recorded after a clip.
       TypeError: if `rules` holds something that is no transform.
-      ValueError: if `want` is unknown, or `max_clipped` is no share.
+      ValueError: if `want` is unknown, or `max_clipped` is no fraction.
 
     Example:
       >>> import numpy as np

@@ -11,17 +11,17 @@ from novoclip.arguments import check_choice
 from novoclip.replays.outcome import Outcome
 
 WANTS = ("spikes", "steady")
-MOST_TOUCHED = 0.01  # share of calm rows
-LEAST_CAUGHT = 0.95  # share of spikes
-MOST_ABOVE = 0.005  # share of rows at 3 levels or more, for "steady"
+MOST_TOUCHED = 0.01  # fraction of calm rows
+LEAST_CAUGHT = 0.95  # fraction of spikes
+MOST_ABOVE = 0.005  # fraction of rows at 3 levels or more, for "steady"
 
 
 def check_wish(want: str, max_clipped: float | None) -> None:
-    """Raise a ValueError unless the wish is known and the share is one."""
+    """Raise a ValueError unless the wish is known and the fraction is one."""
     check_choice("want", want, WANTS)
     number = isinstance(max_clipped, numbers.Real) and not isinstance(max_clipped, bool)
     if max_clipped is not None and not (number and 0 < max_clipped <= 1):
-        msg = f"max_clipped must be a share in (0, 1], such as 0.05 for 5 %; got {max_clipped!r}"
+        msg = f"max_clipped must be a fraction in (0, 1], such as 0.05 for 5 %; got {max_clipped!r}"
         raise ValueError(msg)
 
 
@@ -34,7 +34,7 @@ def fits(each: Outcome, want: str, max_clipped: float | None) -> bool:
     """Whether an outcome fulfils a wish.
 
     "spikes": at least 95 % of spikes are caught, and at most 1 % of calm rows touched. "steady": as many are caught,
-    and at most 0.5 % of the rows are let through at 3 levels or more. With `max_clipped`, no larger share of rows is
+    and at most 0.5 % of the rows are let through at 3 levels or more. With `max_clipped`, no larger fraction of rows is
     clipped.
     """
     if max_clipped is not None and each.clipped > max_clipped:

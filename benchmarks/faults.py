@@ -25,7 +25,8 @@ random_tree = functools.partial(subject.random_tree, shapes=SHAPES)
 # Fields of states that say what happened, and are not read by the next step.
 LOGS = ("steps", "norms", "norm", "limits", "limit", "value_limit", "fraction", "clipped", "nonfinite")
 LOGS = (*LOGS, "skipped", "released", "spikes_in_a_row", "leaf_steps", "leaf_last")
-LOGS = (*LOGS, "nonfinite_in_a_row", "skipped_in_a_row")
+LOGS = (*LOGS, "nonfinite_in_a_row", "skipped_in_a_row", "norms_after", "norm_spikes", "value_spikes")
+LOGS = (*LOGS, "seen", "seen_at", "norm_state", "value_state", "judged", "spikes", "recent", "growth_steps", "scale")
 CHOICES = ("per", "norm", "shape", "nonfinite", "form", "mode", "learn", "policy")
 COUNTS = ("window", "warmup")
 NOT_FINITE = "NaN or inf out"

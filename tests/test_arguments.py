@@ -16,8 +16,10 @@ from novoclip.testing import check_contract
 from novoclip.testing.subject import SMALL, random_tree
 from tests.cases import CASES
 
-INTEGERS = ("window", "warmup", "count", "release", "steps", "ramp", "stacked", "max_in_a_row")
-NOT_NUMBERS = (*INTEGERS, "per", "inner", "limit", "axes", "learning_rate")  # the last may be None
+INTEGERS = ("window", "warmup", "count", "release", "steps", "ramp", "stacked", "max_in_a_row", "every", "seed")
+# The last may be None; those of loss_scaling before it are fixed numbers, as in torch, and have tests of their own.
+SCALES = ("scale", "growth_interval", "growth_factor", "backoff_factor", "min_scale", "max_scale")
+NOT_NUMBERS = (*INTEGERS, "per", "inner", "limit", "axes", "of", *SCALES, "learning_rate")
 
 
 def default_of(entry, example, name):

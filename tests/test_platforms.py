@@ -118,8 +118,9 @@ def test_no_rule_makes_the_host_of_an_accelerator_wait(case, platform):
     # On a TPU jnp.linalg.svd is a loop.
     assert "stablehlo.while" not in text or (case.entry.name, platform) == ("clip_by_spectral_norm", "tpu")
     assert "xf64" not in text  # Python's numbers are scalars of it
-    # A TPU branches by itself.
-    assert len(computed_branches(text)) == (1 if guard and platform == "tpu" else 0)
+    # A TPU branches by itself. What `watch` measures is in a branch everywhere, as its docstring says.
+    watch = case.entry.name == "watch"
+    assert len(computed_branches(text)) == (1 if watch or (guard and platform == "tpu") else 0)
 
 
 def computed_branches(text):

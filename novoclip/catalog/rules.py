@@ -167,5 +167,12 @@ RULES = (
         ({"inner": novoclip.sgd(0.1), "scale": 1.0},),
         place="optimizer",
     ),
-    Entry(novoclip.watch, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1), "every": 2},), place="optimizer"),
+    Entry(
+        novoclip.watch,
+        "wrapper",
+        "hard",
+        ("tensor", "tree"),
+        ({"inner": novoclip.sgd(0.1), "every": 2},),
+        place="optimizer",
+    ),
 )

@@ -46,11 +46,11 @@ def watch(
     At the first step, and then at each multiple of `every`, it takes the norm, the root mean square and the largest
     absolute value of each tensor of the gradients, the updates and the parameters, and the norm of each update over
     that of its parameter. `novoclip.metrics(opt_state, params)` reports them: `watch/gradients/norm/decoder/kernel`. On
-    the other steps it costs a branch that is not taken. At each step it also judges whether the norm of the gradient
-    that is known inside, or the loss, is above the mean of the 128 before it plus 6 standard deviations. The norm is
-    known if a guard (`protect`, `skip_spikes`) is outermost inside, or a rule with one norm (`clip_by_global_norm`,
-    `record()`) is first in the chain, without a name. The fraction of such steps is the spike score,
-    `watch/spike_score`. It is 0 with `watch/judged` 0 where no norm is known and no loss is given: put
+    the other steps it costs a branch that is not taken, for which the host of a GPU waits. At each step it also judges
+    whether the norm of the gradient that is known inside, or the loss, is above the mean of the 128 before it plus 6
+    standard deviations. The norm is known if a guard (`protect`, `skip_spikes`) is outermost inside, or a rule with one
+    norm (`clip_by_global_norm`, `record()`) is first in the chain, without a name. The fraction of such steps is the
+    spike score, `watch/spike_score`. It is 0 with `watch/judged` 0 where no norm is known and no loss is given: put
     `novoclip.record()` first.
 
     Args:

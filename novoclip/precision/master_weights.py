@@ -12,7 +12,7 @@ from novoclip.arguments import check_choice
 from novoclip.counting import safe_increment
 from novoclip.origin import check_origin, made_by
 from novoclip.paths import leaves_with_paths
-from novoclip.precision.narrow import fixed, is_narrow, nearest, same, stepped, update_to, widened
+from novoclip.precision.narrow import fitting, fixed, is_narrow, nearest, same, stepped, update_to, widened
 from novoclip.precision.remainders import joined, split
 from novoclip.wrappers.inner import checked_inner
 
@@ -102,7 +102,7 @@ def master_weights(
         given, structure = _leaves_of(params, "master_weights")
         kept = _kept(state.weights, given, structure)
         wide = list(map(_weight, given, kept))
-        gradients = structure.unflatten(map(widened, structure.flatten_up_to(updates)))
+        gradients = structure.unflatten(map(widened, fitting(structure, updates)))
         moved, inner_state = rule.update(gradients, state.inner, structure.unflatten(wide), **extra)
         done = list(map(_stepped, given, kept, wide, structure.flatten_up_to(moved)))
         sent, weights = structure.unflatten([one for one, _ in done]), structure.unflatten([two for _, two in done])

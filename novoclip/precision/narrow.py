@@ -80,3 +80,13 @@ def update_to(target: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array
     # Minus zero, since a parameter of minus zero plus zero is zero.
     update = fixed(jnp.where(same(target, param), jnp.float32(-0.0), difference))
     return update, nearest(start + update, target.dtype)
+
+
+def fitting(structure: Any, updates: Any) -> list[Any]:
+    """Return the gradients at the places of the parameters' leaves, or raise a ValueError that says what to give."""
+    try:
+        return list(structure.flatten_up_to(updates))
+    except ValueError as error:
+        msg = "the gradients do not fit the parameters: they must have the same structure, and None where there is no "
+        msg += f"gradient: {error}"
+        raise ValueError(msg) from error

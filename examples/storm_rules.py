@@ -18,6 +18,7 @@ LEARNING_RATES = {
     "sgd": 0.3,
     "momentum": 0.1,
     "adagrad": 0.03,
+    "clippy_adagrad": 0.03,
     "rmsprop": 3e-3,
     "adam": 3e-3,
     "adamw": 3e-3,

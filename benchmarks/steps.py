@@ -68,6 +68,12 @@ PAIRS: dict[str, tuple[Make, Make, str, float]] = {
     ),
     "protect(optax.adamw)": (lambda: novoclip.protect(adamw()), adamw, "optax.adamw", 1.05),
     "watch(optax.adamw), not due": (lambda: novoclip.watch(adamw(), every=10**6), adamw, "optax.adamw", 1.02),
+    "watch(optax.adamw, of=all), not due": (
+        lambda: novoclip.watch(adamw(), every=10**6, of=["gradients", "updates", "params"]),
+        adamw,
+        "optax.adamw",
+        1.02,
+    ),
     "watch(optax.adamw), due": (lambda: novoclip.watch(adamw(), every=1), adamw, "optax.adamw", 2.0),
     "guard_nonfinite(optax.adamw)": (
         lambda: novoclip.guard_nonfinite(adamw()),

@@ -9,6 +9,7 @@ import pytest
 import novoclip
 from novoclip.wrappers.histograms import EDGES
 
+ALL = ("gradients", "updates", "params")
 PARAMS = {"decoder": {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}, "head": jnp.array([3.0, 4.0])}
 
 
@@ -39,7 +40,7 @@ def run(optimizer, sizes, *, jit=True, losses=None):
 
 @pytest.mark.parametrize("jit", [True, False])
 def test_figures_are_those_of_numpy_at_the_step_that_was_due(jit):
-    optimizer = novoclip.watch(optax.adam(0.1), every=3)
+    optimizer = novoclip.watch(optax.adam(0.1), every=3, of=ALL)
     steps, state = run(optimizer, [1.0] * 5, jit=jit)
     report = novoclip.metrics(state, PARAMS)
     assert int(report["watch/seen_at"]) == 4  # steps 1 and 4 of 5
@@ -58,7 +59,7 @@ def test_figures_are_those_of_numpy_at_the_step_that_was_due(jit):
 
 def test_updates_and_the_state_inside_are_those_without():
     inner = novoclip.protect(optax.adam(0.1))
-    steps, state = run(novoclip.watch(inner, every=2, moments=True, histogram=True), [1.0, 9.0, jnp.nan, 1.0])
+    steps, state = run(novoclip.watch(inner, every=2, of=ALL, moments=True, histogram=True), [1.0, 9.0, jnp.nan, 1.0])
     alone, alone_state = run(inner, [1.0, 9.0, jnp.nan, 1.0])
     for (_, one, _), (_, other, _) in zip(steps, alone, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -90,7 +91,7 @@ def test_moments_are_measured_on_request():
 
 def test_layers_of_a_stack_and_groups_have_names():
     per = novoclip.groups(lambda path, _: path.split("/")[0])
-    _, state = run(novoclip.watch(optax.sgd(1.0), per=per), [1.0])
+    _, state = run(novoclip.watch(optax.sgd(1.0), per=per, of=ALL), [1.0])
     report = novoclip.metrics(state, PARAMS, per=per)
     assert {name for name in report if name.startswith("watch/ratio/")} == {"watch/ratio/decoder", "watch/ratio/head"}
     assert "watch/ratio/decoder" not in novoclip.metrics(state, PARAMS, per=per, only="head")
@@ -174,7 +175,7 @@ def test_a_loss_that_is_not_looked_at_is_told():
 )
 @pytest.mark.usefixtures("x64")
 def test_the_state_keeps_its_dtypes_whatever_the_gradients_have(dtypes):
-    optimizer = novoclip.watch(optax.sgd(0.1), histogram=True)
+    optimizer = novoclip.watch(optax.sgd(0.1), of=ALL, histogram=True)
     params, given = ({"w": jnp.ones(3, dtype)} for dtype in dtypes)
     first = optimizer.init(params)
     for update in (optimizer.update, jax.jit(optimizer.update)):
@@ -228,6 +229,6 @@ def test_wrong_arguments_say_what_to_write():
         with pytest.raises(error, match=message):
             novoclip.watch(sgd, **wrong).init(PARAMS)
     with pytest.raises(ValueError, match="watch needs the parameters"):
-        novoclip.watch(sgd).update(PARAMS, novoclip.watch(sgd).init(PARAMS))
+        novoclip.watch(sgd, of="params").update(PARAMS, novoclip.watch(sgd, of="params").init(PARAMS))
     with pytest.raises(ValueError, match="histogram=True"):
         novoclip.histograms(novoclip.watch(sgd).init(PARAMS), PARAMS)

@@ -27,6 +27,11 @@ def is_measured(leaf: Any) -> bool:
     return isinstance(leaf, float | complex)
 
 
+def unwrapped(leaf: Any) -> Any:
+    """Return the array in a Variable, in which Flax's nnx.Optimizer wraps each array of its state; else the leaf."""
+    return leaf[...] if hasattr(leaf, "get_value") else leaf
+
+
 def narrow(leaf: jax.Array, dtype: Any) -> jax.Array:
     """Return the leaf in another dtype. Finite elements beyond the range of the dtype are clipped to it."""
     if jnp.finfo(dtype).bits < jnp.finfo(leaf.dtype).bits and not jnp.issubdtype(dtype, jnp.complexfloating):

@@ -9,6 +9,7 @@ import numpy as np
 
 from novoclip.by_name import name_for
 from novoclip.clip_state import ClipState
+from novoclip.leaves import unwrapped
 from novoclip.measure import Measure
 
 FIELDS = {"norm": "norms", "norm_after": "norms_after", "limit": "limits"}
@@ -88,4 +89,4 @@ def chosen(found: Mapping[str, jax.Array], top: int | None, only: str | None) ->
 def _array(field: Any) -> Any:
     if isinstance(field, tuple):
         return None
-    return jax.numpy.asarray(field[...] if hasattr(field, "get_value") else field)
+    return jax.numpy.asarray(unwrapped(field))

@@ -10,6 +10,7 @@ from novoclip.clip_state import ClipState
 from novoclip.granularity import resolve_measure
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spike_state import SpikeState
+from novoclip.leaves import unwrapped
 from novoclip.measure import Measure
 from novoclip.norms_by_name import chosen, matching, named_norms, watched
 from novoclip.optimizers.algorithm import OptimizerState
@@ -225,5 +226,4 @@ def _statistics(state: Any, fields: tuple[str, ...]) -> dict[str, jax.Array]:
 
 
 def _array(leaf: Any) -> jax.Array:
-    # Flax's nnx.Optimizer wraps each array of its state in a Variable.
-    return jnp.asarray(leaf[...] if hasattr(leaf, "get_value") else leaf)
+    return jnp.asarray(unwrapped(leaf))

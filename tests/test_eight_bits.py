@@ -108,8 +108,8 @@ def test_second_moments_decay_on_average():
     state, _ = jax.jit(lambda state: jax.lax.scan(step, state, length=2000))(state)
     roots = np.asarray(decoded(state.moments).root)[:, 1:]
     expected = (0.001 * 0.999**2000) ** 0.5
-    assert np.mean(roots) < 3 * expected + roots.max() / 255
-    assert np.mean(roots) > 0.3 * expected
+    # Six standard errors; sqrt(v) is multiplied by a constant, and random rounding has no bias.
+    assert np.mean(roots) == pytest.approx(expected, rel=0.05)
 
 
 def test_other_optimizers_refuse_eight_bits_and_say_which_take_them():

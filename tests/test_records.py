@@ -223,7 +223,7 @@ def test_cells_that_are_no_numbers_are_empty(tmp_path):
     rows = [{"grad_norm": norm} for norm in (*NORMS, True, None, "n/a", "", [1.0])]
     record = read_record(write(tmp_path / "log.jsonl", "\n".join(map(json.dumps, rows))))
     np.testing.assert_array_equal(record.norms, NORMS)
-    assert "5 rows without a norm were left out" in record.notes
+    assert "5 rows without a norm were skipped" in record.notes
 
 
 def test_metrics_of_an_evaluation_are_kept_apart_in_lines_of_clu():
@@ -340,7 +340,7 @@ def test_rows_without_a_norm_are_left_out_but_their_losses_are_used(tmp_path):
     record = read_record(write(tmp_path / "log.csv", "\n".join(lines)))
     np.testing.assert_array_equal(record.norms, NORMS)
     np.testing.assert_array_equal(record.losses, LOSSES)
-    assert "20 rows without a norm were left out" in record.notes
+    assert "20 rows without a norm were skipped" in record.notes
 
 
 def test_norms_that_are_not_finite_are_kept_and_counted():

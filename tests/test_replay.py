@@ -10,7 +10,7 @@ from benchmarks.guards import spikes_and_calm, synthetic
 import novoclip
 from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.judge import judged, why_unfit
-from novoclip.replays.run import by_tensor, course, why_not_by_tensor
+from novoclip.replays.run import course, why_not_by_tensor
 
 QUIET = np.exp(0.1 * np.random.default_rng(0).normal(size=200))
 SPIKY = QUIET * np.where(np.isin(np.arange(200), (30, 31, 90, 150)), 20.0, 1.0)
@@ -81,7 +81,7 @@ def test_limits_are_exactly_those_that_a_live_state_recorded(rule):
 def test_norms_of_tensors_are_a_pytree():
     tensors = {"a": np.array([3.0, 0.5, 6.0]), "b": np.array([4.0, 0.5, 0.1])}
     whole = np.sqrt(tensors["a"] ** 2 + tensors["b"] ** 2)
-    found = by_tensor(novoclip.clip_by_norm(1.0), record_of(whole, tensors=tensors))
+    found = course(novoclip.clip_by_norm(1.0), record_of(whole, tensors=tensors), tensors=True)
     expected = np.sqrt(np.minimum(tensors["a"], 1) ** 2 + np.minimum(tensors["b"], 1) ** 2)
     np.testing.assert_allclose(found.after, expected, rtol=1e-6)
 
@@ -157,7 +157,7 @@ def test_tensors_that_are_not_all_or_have_gaps_are_not_judged_alone():
         assert reason in why_not_by_tensor(record)
     whole = record_of(np.hypot(QUIET, 2 * QUIET) * 1e20, tensors={"a": QUIET * 1e20, "b": 2 * QUIET * 1e20})
     assert why_not_by_tensor(whole) is None
-    np.testing.assert_allclose(by_tensor(optax.identity(), whole).after, whole.norms, rtol=1e-5)
+    np.testing.assert_allclose(course(optax.identity(), whole, tensors=True).after, whole.norms, rtol=1e-5)
 
 
 def test_the_wish_orders_the_rules():

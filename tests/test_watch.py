@@ -205,17 +205,25 @@ def test_histograms_under_a_mask_have_numbers_and_a_watch_within_a_watch_its_pla
     assert {name.rsplit("gradients/")[0] for name in novoclip.histograms(state, PARAMS)} == {"inner/"}
 
 
-def test_a_step_that_is_not_due_reads_the_gradients_in_a_branch_only():
-    """What is measured stands in a `cond`; outside of it there is no reduction of a leaf."""
-    optimizer = novoclip.watch(optax.sgd(1.0), every=10)
+def names_of(jaxpr, *, within_branches):
+    """The names of the functions that a program calls, in branches too or outside of them only."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        found |= {eqn.params["name"]} if "name" in eqn.params else set()
+        if eqn.primitive.name != "cond" or within_branches:
+            for part in jax.tree.leaves(tuple(eqn.params.values())):
+                if hasattr(part, "eqns"):
+                    found |= names_of(part, within_branches=within_branches)
+    return found
+
+
+def test_norms_are_taken_in_the_branch_of_a_step_that_is_due_only():
+    optimizer = novoclip.watch(optax.sgd(1.0), every=10, of=ALL)
     jaxpr = jax.make_jaxpr(optimizer.update)(PARAMS, optimizer.init(PARAMS), PARAMS).jaxpr
-    outside = {eqn.primitive.name for eqn in jaxpr.eqns}
-    assert "cond" in outside
-    assert not [
-        eqn
-        for eqn in jaxpr.eqns
-        if eqn.primitive.name in ("reduce_sum", "reduce_max", "while") and eqn.invars[0].aval.size in (2, 3, 6)
-    ]
+    assert "block_norms" in names_of(jaxpr, within_branches=True)
+    assert "block_norms" not in names_of(jaxpr, within_branches=False)
+    every_step = jax.make_jaxpr(novoclip.record().update)(PARAMS, novoclip.record().init(PARAMS)).jaxpr
+    assert "block_norms" in names_of(every_step, within_branches=False)
 
 
 def test_wrong_arguments_say_what_to_write():

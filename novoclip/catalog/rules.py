@@ -141,23 +141,9 @@ RULES = (
     Entry(novoclip.protect, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     Entry(novoclip.skip_spikes, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
     Entry(novoclip.guard_nonfinite, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer"),
-    Entry(
-        novoclip.master_weights,
-        "wrapper",
-        "hard",
-        ("any",),
-        ({"inner": novoclip.sgd(0.1)},),
-        place="optimizer",
-        needs_params=True,
-    ),
-    Entry(
-        novoclip.stochastic_rounding,
-        "wrapper",
-        "hard",
-        ("any",),
-        ({"inner": novoclip.sgd(0.1)},),
-        place="optimizer",
-        needs_params=True,
+    *(
+        Entry(make, "wrapper", "hard", ("any",), ({"inner": novoclip.sgd(0.1)},), place="optimizer", needs_params=True)
+        for make in (novoclip.master_weights, novoclip.stochastic_rounding)
     ),
     Entry(
         novoclip.loss_scaling,

@@ -10,7 +10,7 @@ import optax
 from novoclip.clip_state import ClipState
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spike_state import SpikeState
-from novoclip.leaves import is_measured
+from novoclip.leaves import is_measured, unwrapped
 from novoclip.optimizers.algorithm import OptimizerState
 from novoclip.origin import Origin
 from novoclip.paths import leaves_with_paths, make_path
@@ -152,7 +152,7 @@ def _integer(leaf: Any, name: str) -> int:
 
 
 def _array(leaf: Any, name: str, dimensions: int) -> np.ndarray:
-    leaf = leaf[...] if hasattr(leaf, "get_value") else leaf  # Flax's nnx.Optimizer wraps arrays
+    leaf = unwrapped(leaf)
     if isinstance(leaf, jax.core.Tracer):
         msg = "the state must be read outside of jit, on the host: its counters are not known while a step is traced"
         raise TypeError(msg)

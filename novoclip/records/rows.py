@@ -86,7 +86,7 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
         notes.append(f"the norms were read from {norms[0]!r}; {others} would fit too (norm=, --norm)")
     empty = len(all_columns[norms[0]]) - len(kept)
     if empty:
-        notes.append(f"{empty} {'row' if empty == 1 else 'rows'} without a norm were left out")
+        notes.append(f"{empty} {'row' if empty == 1 else 'rows'} without a norm were skipped")
 
     with_norm = [name for name, cells in all_columns.items() if any(cells[row] is not None for row in kept)]
     step = _column(with_norm, named.step, by_name.find_step, "step", where)
@@ -94,7 +94,7 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
         unknown = sum(all_columns[step][row] is None for row in kept)
         kept = [row for row in kept if all_columns[step][row] is not None]
         if unknown:
-            notes.append(f"{unknown} {'row' if unknown == 1 else 'rows'} with a norm but without a step were left out")
+            notes.append(f"{unknown} {'row' if unknown == 1 else 'rows'} with a norm but without a step were skipped")
         steps = _whole(all_columns[step], kept, f"{where}: the column {step!r}")
     else:
         steps = np.arange(len(kept))

@@ -29,18 +29,17 @@ class Candidate(NamedTuple):
 
     Attributes:
       line: what one writes in Python.
-      make: returns the transform.
+      rule: returns the transform, given the number if there is one.
+      number: the argument that varies in a grid. Candidates with one rule are compiled together.
       guard: whether it wraps the optimizer.
       tensors: whether it acts on each tensor, and so needs recorded norms of tensors.
-      family: a function of one number, and the number, for a transform that is one of several in a grid; those with the
-        same function are compiled together.
     """
 
     line: str
-    make: Callable[[], optax.GradientTransformation]
+    rule: Callable[..., optax.GradientTransformation]
+    number: float | None = None
     guard: bool = False
     tensors: bool = False
-    family: tuple[Callable[[Any], optax.GradientTransformation], float] | None = None
 
 
 def candidates(record: Record, rows: Rows) -> list[Candidate]:
@@ -90,9 +89,4 @@ def _two_digits(number: float) -> float:
 
 
 def _grid(line: str, rule: Callable[..., Any], numbers: Sequence[float], *, tensors: bool = False) -> list[Candidate]:
-    return [
-        Candidate(
-            f"novoclip.{line.format(number)}", functools.partial(rule, number), tensors=tensors, family=(rule, number)
-        )
-        for number in numbers
-    ]
+    return [Candidate(f"novoclip.{line.format(number)}", rule, number, tensors=tensors) for number in numbers]

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import optax
 
-from novoclip.records import Record, RecordError, read_record
+from novoclip.records import Record, read_record
 from novoclip.replays.candidates import Candidate, candidates
 from novoclip.replays.judge import Rows, judged, why_unfit
 from novoclip.replays.outcome import Outcome, outcome
-from novoclip.replays.run import Course, by_tensor, course, courses, why_not_by_tensor
+from novoclip.replays.run import Course, course, courses, why_not_by_tensor
 from novoclip.replays.text import table, told
 from novoclip.replays.wish import check_wish, fits, ranked
 
@@ -62,8 +62,9 @@ def replay(
     training. The run would have gone differently after the first step that is clipped: the figures compare rules, and
     do not predict a run. Rules that need the weights, or that change directions, cannot be judged by norms alone.
 
-    A spike is a finite norm above 5 times the median of the 32 rows before it, from row 8 on. The level is the median
-    of the 101 rows around a row. A calm row is no spike and is below 2 levels. A spike is caught if it is skipped, or
+    A spike is a finite norm above 5 times the median of the 32 rows before it, from row 8 on, and of at least 3.3
+    levels. The level is the median of the 101 rows around a row; norms of 0, NaN and infinity enter no median. A calm
+    row is at most 5 times the median before it, and below 2 levels. A spike is caught if it is skipped, or
     let through at less than 3.3 levels. A calm row is touched if it is made smaller by more than 0.1 %, or skipped.
 
     Args:
@@ -126,17 +127,16 @@ def replay(
 
 def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
     """Return what each made of the record; those of a grid are compiled as one program."""
-    families: dict[Any, list[int]] = {}
+    grids: dict[Any, list[int]] = {}
     for i, each in enumerate(tried):
-        families.setdefault(i if each.family is None else (each.family[0], each.tensors), []).append(i)
+        grids.setdefault(i if each.number is None else (each.rule, each.tensors), []).append(i)
     found: dict[int, Course] = {}
-    for members in families.values():
-        each, grid = tried[members[0]], [tried[i].family for i in members]
-        if each.family is None:
-            found[members[0]] = (by_tensor if each.tensors else course)(each.make(), record)
-            continue
-        numbers = [family[1] for family in grid if family is not None]
-        found |= zip(members, courses(each.family[0], numbers, record, tensors=each.tensors), strict=True)
+    for members in grids.values():
+        each, numbers = tried[members[0]], [n for n in (tried[i].number for i in members) if n is not None]
+        if numbers:
+            found |= zip(members, courses(each.rule, numbers, record, tensors=each.tensors), strict=True)
+        else:
+            found[members[0]] = course(each.rule(), record, tensors=each.tensors)
     return [found[i] for i in range(len(tried))]
 
 
@@ -152,15 +152,8 @@ def _own(rules: Any) -> list[Candidate]:
     if not named:
         msg = "rules must hold at least one transform; omit it for the usual ones"
         raise ValueError(msg)
-    return [Candidate(name, functools.partial(_same, rule)) for name, rule in named.items()]
-
-
-def _same(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    return rule
+    return [Candidate(name, functools.partial(lambda rule: rule, rule)) for name, rule in named.items()]
 
 
 def _name(each: Outcome) -> str:
     return each.line.partition("(")[0]
-
-
-__all__ = ["RecordError", "Replay", "replay"]

@@ -17,7 +17,7 @@ from novoclip.replays.text import HEADINGS, cells, sentences
 
 TERMS = (
     f"A spike is a finite norm above {SPIKE:g} times the median of the {BEFORE} rows before it. The level is the "
-    f"median of the {2 * AROUND + 1} rows around a row. A calm row is no spike, and is below {CALM:g} levels."
+    f"median of the {2 * AROUND + 1} rows around a row. A calm row is below {CALM:g} levels."
 )
 
 

@@ -34,23 +34,18 @@ class Course(NamedTuple):
     skipped: np.ndarray
 
 
-def course(transform: optax.GradientTransformation, record: Record) -> Course:
+def course(transform: optax.GradientTransformation, record: Record, *, tensors: bool = False) -> Course:
     """Run a transform on a record, row by row, as a training would.
 
     Args:
       transform: any transform of gradients. Rules that need the parameters are given weights of norm 1.
-      record: the recorded norms; with norms of tensors, and a rule that is `per="tensor"`, see `by_tensor`.
+      record: the recorded norms.
+      tensors: whether the gradient is a pytree of the norms of tensors, one element each, and not the whole norm.
 
     Returns:
       A Course.
     """
-    rows, params = _whole(record)
-    return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
-
-
-def by_tensor(transform: optax.GradientTransformation, record: Record) -> Course:
-    """Run a transform on the norms of tensors: a pytree of one-element leaves."""
-    rows, params = _by_tensor(record)
+    rows, params = _rows(record, tensors=tensors)
     return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
 
 
@@ -61,7 +56,7 @@ def courses(
 
     Their rounding may differ from that of `course`.
     """
-    rows, params = _by_tensor(record) if tensors else _whole(record)
+    rows, params = _rows(record, tensors=tensors)
     every = jnp.asarray(numbers, jnp.float32)
     found = jax.jit(jax.vmap(lambda number: _scan(rule(number), rows, params)[1]))(every)
     return [_course([np.asarray(each[i]) for each in found]) for i in range(len(numbers))]
@@ -82,12 +77,10 @@ def why_not_by_tensor(record: Record) -> str | None:
     return None
 
 
-def _whole(record: Record) -> tuple[Any, Any]:
-    return (jnp.asarray(_float32(record.norms))[:, None], _losses(record)), jnp.ones(1)
-
-
-def _by_tensor(record: Record) -> tuple[Any, Any]:
-    gradients = {name: jnp.asarray(_float32(norms))[:, None] for name, norms in record.tensors.items()}
+def _rows(record: Record, *, tensors: bool) -> tuple[Any, Any]:
+    """Return the gradients and the losses of all rows, and parameters like the gradients."""
+    norms = record.tensors if tensors else {"": record.norms}
+    gradients = {name: jnp.asarray(_float32(each))[:, None] for name, each in norms.items()}
     return (gradients, _losses(record)), {name: jnp.ones(1) for name in gradients}
 
 

@@ -18,6 +18,7 @@ from novoclip.granularity import resolve_fixed
 from novoclip.guards.losses import loss_of, scalar_loss
 from novoclip.guards.nonfinite import NonfiniteState
 from novoclip.guards.spike_state import SpikeState
+from novoclip.leaves import unwrapped
 from novoclip.masks import with_gradients
 from novoclip.measure import Measure
 from novoclip.mesh import eval_shape
@@ -202,7 +203,7 @@ def _norm_inside(state: Any) -> jax.Array | None:
 
 
 def _array(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf[...] if hasattr(leaf, "get_value") else leaf)  # nnx.Optimizer wraps arrays
+    return jnp.asarray(unwrapped(leaf))
 
 
 def _moments(state: Any, params: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from novoclip import limits
 from novoclip.counting import safe_increment
 from novoclip.guards.losses import never_zero
 from novoclip.learning import freeze_nonfinite
+from novoclip.leaves import unwrapped
 
 WINDOW = 128
 NORM = freeze_nonfinite(limits.deviation(6.0, window=WINDOW, warmup=8, learn="raw"), elementwise=False)
@@ -83,10 +84,6 @@ def score(state: WatchState, norm: jax.Array | None, value: jax.Array | None) ->
 
 def score_figures(state: WatchState) -> dict[str, jax.Array]:
     """Return the score since the start and of the latest 128 steps, with the number of steps that were judged."""
-    # Flax's nnx.Optimizer wraps each array of its state in a Variable.
-    judged, spikes, flags = (
-        jnp.asarray(leaf[...] if hasattr(leaf, "get_value") else leaf)
-        for leaf in (state.judged, state.spikes, state.recent)
-    )
+    judged, spikes, flags = (jnp.asarray(unwrapped(x)) for x in (state.judged, state.spikes, state.recent))
     share, recent = spikes / jnp.maximum(judged, 1), jnp.sum(flags) / jnp.clip(judged, 1, WINDOW)
     return {"judged": judged, "spikes": spikes, "spike_score": share, "spike_score_128": recent}

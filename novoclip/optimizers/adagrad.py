@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from novoclip.arguments import check_flag, check_initial, check_number
@@ -13,9 +11,8 @@ from novoclip.granularity import resolve_fixed
 from novoclip.measure import norm_shapes
 from novoclip.optimizers.algorithm import Algorithm, optimizer, scale_by
 from novoclip.optimizers.kept import check_dtype
-from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
+from novoclip.optimizers.moments import block_sizes, divide, first_roots, root_sum
 from novoclip.optimizers.step import Step
-from novoclip.safe_math import hypotenuse
 from novoclip.typing import Clip, DecayMode, Granularity, Mask, Scalar, ScalarOrSchedule, SkipNonfinite
 
 
@@ -41,18 +38,11 @@ def _adagrad(
 
     def init(shapes: Any) -> AdagradState:
         roots = norm_shapes(blocks, shapes)
-        first = jnp.sqrt(jnp.asarray(initial_accumulator_value))
-        return AdagradState(jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(roots, nu_dtype)))
+        return AdagradState(first_roots(roots, nu_dtype, initial_accumulator_value))
 
     def learn(gradients: Any, state: AdagradState, step: Step) -> AdagradState:
         del step
-
-        def add(root: jax.Array, size: jax.Array) -> jax.Array:
-            total = hypotenuse(root, fitting(size, root))
-            # Not the minimum of it and a number, which XLA's CPU backend computes twice, with a copy of the old root.
-            return jnp.where(total < jnp.inf, total, jnp.maximum(root, size))
-
-        return AdagradState(jax.tree.map(add, state.root, block_sizes(blocks, gradients)))
+        return AdagradState(root_sum(block_sizes(blocks, gradients), state.root))
 
     def direction(gradients: Any, state: AdagradState, step: Step) -> Any:
         roots = blocks.spread(state.root, gradients)

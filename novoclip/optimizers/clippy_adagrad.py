@@ -14,7 +14,7 @@ from novoclip.measure import norm_shapes
 from novoclip.mesh import broadcast_like
 from novoclip.optimizers.algorithm import Algorithm, optimizer
 from novoclip.optimizers.kept import check_dtype
-from novoclip.optimizers.moments import block_sizes, divide, fitting, real_zeros
+from novoclip.optimizers.moments import block_sizes, divide, first_roots, real_zeros, root_sum
 from novoclip.optimizers.step import Step
 from novoclip.safe_math import hypotenuse, wide_ratio
 from novoclip.typing import Clip, DecayMode, Granularity, Mask, Scalar, ScalarOrSchedule, SkipNonfinite
@@ -62,14 +62,9 @@ def _clippy_adagrad(
     blocks = resolve_fixed(per, "max")
 
     def init(shapes: Any) -> ClippyAdagradState:
-        first = jnp.sqrt(jnp.asarray(initial_accumulator_value))
-        norms = norm_shapes(blocks, shapes)
-
-        def root() -> Any:
-            return jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(shapes, nu_dtype))
-
-        before = () if use_standard_accumulator_update else root()
-        return ClippyAdagradState(root(), before, real_zeros(norms), real_zeros(norms))
+        norms, started = norm_shapes(blocks, shapes), (shapes, nu_dtype, initial_accumulator_value)
+        before = () if use_standard_accumulator_update else first_roots(*started)
+        return ClippyAdagradState(first_roots(*started), before, real_zeros(norms), real_zeros(norms))
 
     def largest_steps(gradients: Any, root: Any, norms: Any, step: Step) -> Any:
         """Return the largest lr |u| / allowed of each block, for gradients that are divided by the largest of it."""
@@ -90,16 +85,13 @@ def _clippy_adagrad(
 
     def learn(gradients: Any, state: ClippyAdagradState, step: Step) -> ClippyAdagradState:
         _check_params(step)
-
-        def added(to_learn: Any) -> Any:
-            return jax.tree.map(lambda r, g: _total(r, jnp.abs(fitting(g, r))), state.root, to_learn)
-
-        root = added(gradients) if use_standard_accumulator_update else state.root
+        root = root_sum(gradients, state.root) if use_standard_accumulator_update else state.root
         norms = block_sizes(blocks, gradients)
         after = jax.tree.map(_scaled_norm, norms, largest_steps(gradients, root, norms, step))
         if use_standard_accumulator_update:
             return ClippyAdagradState(root, (), norms, after)
-        learned = added(blocks.rescale(gradients, norms, after) if clip_accumulator_update else gradients)
+        clipped = blocks.rescale(gradients, norms, after) if clip_accumulator_update else gradients
+        learned = root_sum(clipped, state.root)
         return ClippyAdagradState(learned, state.root, norms, after)
 
     def direction(gradients: Any, state: ClippyAdagradState, step: Step) -> Any:
@@ -132,11 +124,6 @@ def _scaled_norm(norm: jax.Array, part: jax.Array) -> jax.Array:
     limit = wide_ratio(jnp.ones_like(part), jnp.where(part > 0, part, 1))
     limit = jnp.where(part < jnp.finfo(part.dtype).max, limit, 0)
     return jnp.where(part > 0, jnp.minimum(norm, limit.astype(norm.dtype)), norm)
-
-
-def _total(root: jax.Array, size: jax.Array) -> jax.Array:
-    total = hypotenuse(root, size)
-    return jnp.where(total < jnp.inf, total, jnp.maximum(root, size))
 
 
 def clippy_adagrad(

@@ -35,6 +35,12 @@ def real_zeros(shapes: Any, dtype: Any = None) -> Any:
     return jax.tree.map(lambda leaf: zeros_like(leaf, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
 
 
+def first_roots(shapes: Any, dtype: Any, value: Any) -> Any:
+    """Return a pytree of the root of a number, in new arrays."""
+    first = jnp.sqrt(jnp.asarray(value))
+    return jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(shapes, dtype))
+
+
 def scalar(shapes: Any) -> jax.Array:
     """Return a scalar 0 in the precision of the pytree."""
     leaves = jax.tree.leaves(shapes)
@@ -103,6 +109,18 @@ def root_average(new: Any, root: Any, decay: Decay) -> Any:
     """Return sqrt(b root^2 + (1 - b) |new|^2), without squares that overflow or underflow."""
     kept, taken = jnp.sqrt(decay[0]), jnp.sqrt(decay[1])
     return jax.tree.map(lambda x, r: _root_mean(x, r, kept, taken), new, root)
+
+
+def root_sum(new: Any, root: Any) -> Any:
+    """Return sqrt(root^2 + |new|^2), and the larger of the two where that is beyond the range of the dtype."""
+
+    def add(old: jax.Array, size: Any) -> jax.Array:
+        size = jnp.abs(fitting(size, old))
+        total = hypotenuse(old, size)
+        # Not the minimum of it and a number, which XLA's CPU backend computes twice, with a copy of the old root.
+        return jnp.where(total < jnp.inf, total, jnp.maximum(old, size))
+
+    return jax.tree.map(add, root, new)
 
 
 def fitting(new: jax.Array, old: jax.Array) -> jax.Array:

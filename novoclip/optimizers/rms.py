@@ -11,7 +11,7 @@ import optax
 from novoclip.arguments import check_flag, check_initial, check_number
 from novoclip.optimizers.algorithm import Algorithm, scale_by
 from novoclip.optimizers.kept import check_dtype
-from novoclip.optimizers.moments import average, divide, ones_average, real_zeros, root_average, scalar, zeros
+from novoclip.optimizers.moments import average, divide, first_roots, ones_average, root_average, scalar, zeros
 from novoclip.optimizers.step import Step
 from novoclip.typing import Scalar, ScalarOrSchedule, SkipNonfinite
 
@@ -50,9 +50,8 @@ def rmsprop_algorithm(
     check_dtype("nu_dtype", nu_dtype)
 
     def init(shapes: Any) -> RMSpropState:
-        first = jnp.sqrt(jnp.asarray(initial_scale))
         return RMSpropState(
-            jax.tree.map(lambda x: x + first.astype(x.dtype), real_zeros(shapes, nu_dtype)),
+            first_roots(shapes, nu_dtype, initial_scale),
             zeros(shapes) if centered else (),
             scalar(shapes) if bias_correction else (),
         )

@@ -103,6 +103,7 @@ def everywhere():
                 yield case.name, AROUND[case.entry.place](transform) if case.entry.place in AROUND else transform
 
 
+@pytest.mark.full
 def test_more_than_two_to_the_31_numbers_pass():
     params = {"square": jax.ShapeDtypeStruct((70000, 70000), jnp.float32), "vector": jnp.zeros(3)}
     for _, transform in everywhere():

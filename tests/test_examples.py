@@ -89,18 +89,6 @@ def test_own_rule():
     assert re.search(r"^\d+ steps of 1000 had a tensor clipped", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "name", ["monitor_equinox", *(pytest.param(n, marks=pytest.mark.full) for n in ("monitor_linen", "monitor_nnx"))]
-)
-def test_a_monitored_training_writes_a_row_for_each_step(name, tmp_path):
-    path = tmp_path / "norms.csv"
-    assert "spikes/skipped 1" in output(name, "--out", path)
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(30))
-    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-
-
 def test_float16_training():
     found = re.findall(r"scale +(\d+), (\d+) skipped, loss (\S+)", output("float16_training"))
     assert float(found[-1][2]) < float(found[0][2])
@@ -145,6 +133,7 @@ def test_train_lm_compiles_each_program_once_for_all_runs_and_seeds(train_little
     assert {line["seed"] for line in history_of(tmp_path / "storm_protect.csv")} == {"0", "1"}
 
 
+@pytest.mark.full
 def test_train_lm_with_a_rule_per_element_and_a_text_of_ones_own(train_little, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Ünder the sea, in the storm. " * 40, encoding="utf-8")

@@ -34,6 +34,9 @@ NOT_FINITE = "NaN or inf out"
 LATER = "; the next step is not finite either"
 INTRODUCTION = """# Faults
 
+From this page you learn what comes out of each rule, guard and optimizer when its gradient is broken, or when it is
+called wrongly: zeros, a skipped step, an error that names the argument, or NaN.
+
 What each transform of the catalog makes of a bad gradient, or of a wrong use, at its second step. Found by
 `python benchmarks/faults.py`, with the first arguments that `novoclip/catalog/` lists for each; float32, CPU, not
 compiled. Parameters are a 4 x 3 kernel and a bias of 3; a fault in one element or one leaf is in the kernel.

@@ -23,6 +23,8 @@ OWN_FIELDS_OF_BLOCKS = (  # not per element
 TYPES = ("float0_leaves_pass", "updates_keep_the_gradients_types", "integer_gradients_raise")
 INTRODUCTION = f"""# Optax's transforms and this contract
 
+From this page you learn where Optax's own transforms differ from novoclip's in what they promise, check by check.
+
 Optax never promised this contract: a failure below says where the two libraries differ, not that Optax breaks its word.
 Each is run as `check_contract(transform)` runs any transform, and beyond that through novoclip's own checks of types
 ({", ".join(TYPES)}); those that clip also through the checks of clipping

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import novoclip
 from novoclip import catalog
-from novoclip.commands import demo_command, main, replay_command, use_when, watch_command, watch_view
+from novoclip.commands import demo_command, demo_storm, main, replay_command, use_when, watch_command, watch_view
 from novoclip.commands.parser import parse
 from novoclip.replays import replay
 
@@ -245,8 +248,56 @@ def test_demo_passes_its_arguments_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", lambda argv, check: called.append(argv) or done)
     assert main(["demo", "--clip", "zclip", "--steps", "20"]) == 3
     assert called[0][1:] == [str(ROOT / "examples" / "train_lm.py"), "--clip", "zclip", "--steps", "20"]
+
+
+def test_demo_of_an_installed_package_needs_no_clone(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo_command.novoclip, "__file__", str(tmp_path / "novoclip" / "__init__.py"))
-    assert "clone" in refused(capsys, "demo")
+    rules = {"adam": lambda: optax.adam(3e-3), "protect": lambda: novoclip.protect(optax.adam(3e-3))}
+    monkeypatch.setattr(demo_storm, "optimizers", lambda: rules)
+    code, out, _ = run(capsys, "demo", "--steps", "120")
+    assert code == 0
+    figures = {
+        line.split()[0]: [*map(float, line.split()[1:])] for line in out.splitlines() if line.startswith((*rules,))
+    }
+    (calm, storm, nan), (own_calm, own_storm, own_nan) = figures["adam"], figures["protect"]
+    assert own_calm == pytest.approx(calm, rel=0.02)
+    assert storm > 1.5 * calm
+    assert np.isnan(nan)
+    assert own_storm == pytest.approx(calm, rel=0.2)
+    assert own_nan == pytest.approx(calm, rel=0.2)
+    assert "takes --steps and --seed; examples/train_lm.py of a clone" in refused(capsys, "demo", "--clip", "zclip")
+    assert "--steps must be at least 80" in refused(capsys, "demo", "--steps", "3")
+
+
+def test_the_demo_compares_what_can_be_pasted():
+    scope = {"novoclip": novoclip, "optax": optax}
+    for line, make in demo_storm.optimizers().items():
+        params = jnp.ones(2)
+        assert jax.tree.structure(eval(line, scope).init(params)) == jax.tree.structure(make().init(params))
+
+
+def test_a_folder_that_does_not_exist_is_told_before_the_work(capsys, monkeypatch, log, tmp_path):
+    monkeypatch.setattr(replay_command, "replay", lambda *_, **__: 1 / 0)
+    for option in ("--report", "--png"):
+        assert "does not exist" in refused(capsys, "replay", log, option, tmp_path / "no" / "file")
+
+
+def test_a_log_without_numbers_is_answered_with_what_a_log_is(capsys, log):
+    log.write_text("hello\nworld\n")
+    assert "a CSV file whose first line is 'step,grad_norm'" in refused(capsys, "replay", log)
+
+
+def test_a_run_that_a_log_of_one_does_not_have(capsys, log):
+    assert "it holds one run, which has no name; omit run= (--run)" in refused(capsys, "replay", log, "--run", "2")
+
+
+def test_epochs_of_one_run_are_joined_by_an_option(capsys, log):
+    head, *rows = log.read_text().splitlines()
+    log.write_text("\n".join([head, *rows, *rows]) + "\n")
+    assert "(--run all) joins them" in refused(capsys, "replay", log)
+    code, out, _ = run(capsys, "replay", log, "--run", "all")
+    assert code == 0
+    assert out.startswith("log: 240 rows, steps 0 to 239, 4 spikes.\n- the steps begin again in each of 2 parts")
 
 
 def test_help_has_examples_that_are_understood(capsys):

@@ -438,7 +438,7 @@ def test_sources_that_cannot_be_read_are_refused_with_their_path(tmp_path):
     empty = write(tmp_path / "empty.csv", "\n")
     assert error_of(empty) == f"{empty}: the file is empty"
     assert error_of(tmp_path / "no.csv") == f"{tmp_path / 'no.csv'}: No such file or directory"
-    assert f"{tmp_path}: the folder holds neither event files of TensorBoard" in error_of(tmp_path)
+    assert f"{tmp_path}: the folder holds no event files of TensorBoard" in error_of(tmp_path)
     words = write(tmp_path / "words.txt", "hello\nworld\n")
     assert f"{words}: no numbers with names were found in it" in error_of(words)
     damaged = tmp_path / "a.npz"

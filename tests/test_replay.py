@@ -7,10 +7,12 @@ import optax
 import pytest
 
 from benchmarks.guards import spikes_and_calm, synthetic
+from benchmarks.replays import truth
+from benchmarks.replays_made import made
 import novoclip
 from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.judge import judged, why_unfit
-from novoclip.replays.run import course, why_not_by_tensor
+from novoclip.replays.run import course, course_of, why_not_by_tensor
 
 QUIET = np.exp(0.1 * np.random.default_rng(0).normal(size=200))
 SPIKY = QUIET * np.where(np.isin(np.arange(200), (30, 31, 90, 150)), 20.0, 1.0)
@@ -41,6 +43,19 @@ def test_a_recorded_norm_is_a_gradient_with_one_element():
     found = course(novoclip.clip_by_global_norm(3.0), record_of(norms))
     np.testing.assert_allclose(found.after, np.minimum(norms, 3), rtol=1e-6)
     np.testing.assert_array_equal(found.limits, np.full(5, 3.0))
+
+
+def test_what_was_compiled_for_one_record_serves_the_next_with_as_many_rows():
+    traced = []
+
+    def rule():
+        traced.append(True)
+        return novoclip.clip_by_global_norm(3.0)
+
+    for norms in (QUIET, SPIKY):
+        found = course_of(rule, record_of(norms), tensors=False)
+        np.testing.assert_allclose(found.after, np.minimum(norms, 3), rtol=1e-6)
+    assert len(traced) == 1
 
 
 def test_guards_see_the_losses_and_what_they_skip_is_counted():
@@ -180,6 +195,51 @@ def test_what_is_recommended_catches_spikes_and_leaves_calm_rows_alone(record):
     assert eval(found.recommended.line.replace("optimizer", "optax.identity()"))  # can be pasted
     assert found.runner_up.line.partition("(")[0] != found.recommended.line.partition("(")[0]
     assert f"Recommended: {found.recommended.line}" in str(found)
+
+
+def cautions_of(norms):
+    """Return what is said of a rule that clips at twice the running mean."""
+    found = novoclip.replay(record_of(norms), {"mean": novoclip.clip_by_running_mean(2.0)})
+    assert found.recommended.touching <= 0.01
+    return " ".join(found.warnings)
+
+
+def test_rows_that_are_touched_though_they_are_no_spikes_are_told():
+    assert cautions_of(SPIKY) == ""
+    heavy = np.where(np.arange(200) % 10 == 9, 3.2, 1.0) * QUIET
+    assert "2 levels or more, as with a heavy tail or a second level" in cautions_of(heavy)
+    risen = QUIET * np.where(np.arange(200) < 100, 1.0, 8.0)
+    assert "they belong to a new level, more than 5 times the old one" in cautions_of(risen)
+
+
+def test_many_spikes_of_one_size_may_be_batches_of_another_kind():
+    often = np.arange(200) % 10 == 9
+    told = cautions_of(QUIET * np.where(often, 8.0, 1.0))
+    assert "10 % of the rows are spikes, near 8." in told
+    assert "if these are batches of another kind, a guard skips them all" in told
+    sizes = np.geomspace(6, 600, 200)
+    assert "another kind" not in cautions_of(QUIET * np.where(often, sizes, 1.0))
+
+
+def test_a_burst_of_spikes_is_no_new_level():
+    burst = (np.arange(200) >= 100) & (np.arange(200) < 120)
+    rows = judged(QUIET * np.where(burst, 7.0, 1.0))
+    np.testing.assert_array_equal(rows.spike, burst)
+
+
+@pytest.mark.parametrize(
+    "name", ["lognormal noise of 0.45", "bursts of 20 spikes of 5 to 10", "a tenth of the rows at 6 levels"]
+)
+def test_planted_spikes_are_caught_or_a_warning_says_why_not(name):
+    """Judged by where the spikes were planted, not by what the library takes for one."""
+    each = next(each for each in made() if each.name == name)
+    rules = {
+        "protect": novoclip.protect(optax.identity()),
+        "tighter": novoclip.protect(optax.identity(), clip=novoclip.limits.running_mean(2.0)),
+    }
+    found = novoclip.replay(record_of(each.norms), rules)
+    caught, touched = truth(found.recommended, each)
+    assert (caught >= 0.95 * each.spikes.sum() and touched <= 0.01) or found.warnings
 
 
 GENERATOR = np.random.default_rng(2)

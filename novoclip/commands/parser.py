@@ -10,11 +10,11 @@ import math
 from typing import NoReturn
 
 COLUMNS = {
-    "norm": "the gradient norm",
-    "loss": "the loss",
-    "step": "the step",
-    "learning_rate": "the learning rate",
-    "run": "the run, in a log of several",
+    "norm": "the column of the gradient norm",
+    "loss": "the column of the loss",
+    "step": "the column of the step",
+    "learning_rate": "the column of the learning rate",
+    "run": "one of several runs, by name or number; all: the epochs of one run, joined",
 }
 HELP = """examples:
   novoclip rules                        the rules, and when to use them
@@ -27,6 +27,13 @@ REPLAY_HELP = """examples:
   novoclip replay log.csv
   novoclip replay log.jsonl --norm grad_norm --max-clipped 5% --report report.html
   novoclip replay trainer_state.json --want steady --quiet"""
+
+DEMO_HELP = """In a clone of the repository, all options go to examples/train_lm.py, which lists rules by --list.
+Without one, the demo is a smaller training, with --steps (400) and --seed (0).
+
+examples:
+  novoclip demo --steps 200
+  novoclip demo --clip zclip --steps 200   in a clone"""
 
 
 class CommandError(Exception):
@@ -83,7 +90,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         ("rules", "list the rules, and when to use them", "example:\n  novoclip rules --json"),
         ("replay", "recommend a rule and a threshold for a recorded run", REPLAY_HELP),
         ("watch", "follow a growing log in the terminal", "example:\n  novoclip watch log.jsonl --every 5"),
-        ("demo", "train a small model through a gradient storm", "example:\n  novoclip demo --clip zclip --steps 200"),
+        ("demo", "train a small model through a gradient storm", DEMO_HELP),
     ):
         commands[name] = adder.add_parser(
             name,
@@ -93,9 +100,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-    commands[
-        "demo"
-    ].description = "Train a small model through a gradient storm. All options go to examples/train_lm.py."
+    commands["demo"].usage = "novoclip demo [--steps N] [--seed N] ..."
     commands["rules"].add_argument("--json", action="store_true", help="print JSON")
     _replay(commands["replay"])
     _watch(commands["watch"])
@@ -124,7 +129,7 @@ def _watch(parser: Parser) -> None:
 
 def _columns(parser: Parser) -> None:
     for name, text in COLUMNS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help=f"the column of {text}")
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help=text)
 
 
 def columns(options: argparse.Namespace) -> dict[str, str]:

@@ -6,6 +6,7 @@ import argparse
 from contextlib import AbstractContextManager, nullcontext
 import importlib
 import json
+from pathlib import Path
 import sys
 
 from novoclip.commands.parser import CommandError, columns
@@ -32,7 +33,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _need(options: argparse.Namespace) -> None:
-    """Import what the output needs, so that a package that is missing is told before the work."""
+    """Import what the output needs, so that a package or a folder that is missing is told before the work."""
+    for path in map(Path, filter(None, (options.report, options.png))):
+        if not path.parent.is_dir():
+            msg = f"{path}: the folder {path.parent} does not exist"
+            raise CommandError(msg)
     modules = {
         "rich": not (options.json or options.quiet),
         "plotly.offline": options.report,

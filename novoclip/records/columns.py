@@ -43,10 +43,13 @@ AROUND_LOSSES = frozenset(
         "loss step model"
     )
 )
+EPOCHS = _words("epoch train_epoch trainer_epoch current_epoch epoch_idx epoch_index")
 RATES = _words("lr learning_rate learning_current_learning_rate train_lr train_learning_rate current_lr")
 
 _SEPARATED = r"(?:clip|spikes)/norms?|(?:raw_)?grad(?:ient|s|ients)?[_/ -](?:2(?:\.0)?_)?norms?|g_?norms?|gradnorms?"
 TENSOR = re.compile(rf"((?:train/|optim/|learning/)*(?:{_SEPARATED}))[/.](.+)", re.IGNORECASE)
+# OLMo: beside it stand param/, exp_avg/ and exp_avg_sq/, and .min, .max and .avg, which are no norms of gradients.
+NORM_LAST = re.compile(r"((?:train/|optim/)*grad)/(.+)\.norm")
 
 
 def plain(name: str) -> str:
@@ -73,6 +76,11 @@ def find_step(names: Iterable[str]) -> str | None:
 def find_loss(names: Iterable[str]) -> str | None:
     """Return the column of the training loss, if there is one; never a loss of an evaluation."""
     return _find(names, LOSSES, frozenset({"loss", "crossentropyloss"}), AROUND_LOSSES)
+
+
+def find_epoch(names: Iterable[str]) -> str | None:
+    """Return the column that counts the epochs, if there is one."""
+    return _find(names, EPOCHS, frozenset(), frozenset())
 
 
 def find_learning_rate(names: Iterable[str]) -> str | None:
@@ -107,7 +115,7 @@ def nearest(names: Iterable[str], wanted: str) -> str:
 def _tensor_groups(names: Sequence[str]) -> dict[str, dict[str, str]]:
     groups: dict[str, dict[str, str]] = {}
     for name in names:
-        found = TENSOR.fullmatch(name)
+        found = TENSOR.fullmatch(name) or NORM_LAST.fullmatch(name)
         if found and not set(plain(found[2]).split("_")) <= AROUND:
             groups.setdefault(plain(found[1]), {})[found[2]] = name
     return {prefix: tensors for prefix, tensors in groups.items() if len(tensors) > 1}

@@ -6,7 +6,7 @@ Any `name: number`, `name=number` or `'name': number` in a line is read, and lin
 - Megatron-LM: ` iteration      100/  500000 | lm loss: 1.03E+01 | grad norm: 12.345 |`
 - torchtitan: `step: 10  loss:  7.9  grad_norm:  1.5`, with colors
 - Hugging Face: `{'loss': 2.31, 'grad_norm': 1.23, 'learning_rate': 5e-05, 'epoch': 0.1}`
-- OLMo: `[step=100/1000]`, and after it a line for each metric, `    optim/total_grad_norm=0.3`
+- OLMo and OLMo-core: `[step=100/1000,epoch=1]`, and after it a line for each metric, `    optim/total grad norm=0.3`
 - MaxText: `completed step: 12, seconds: 1.2, loss: 10.87`. It prints no norms, but forks of it do.
 """
 
@@ -22,17 +22,17 @@ WORD = r"[A-Za-z_][\w./-]*"
 PAIR = re.compile(rf"""['"]?({WORD}(?: {WORD})*)['"]?\s*[:=]\s*['"]?({NUMBER})(?![\w.])""", re.IGNORECASE)
 CLU = re.compile(r"\[(\d+)\](?: collection=(\S+))? (?=[^\s=]+=)")
 MEGATRON = re.compile(r"iteration\s+(\d+)\s*/\s*\d+ \|")
-CONTINUED = re.compile(r"\s{2,}[^\s=]+=\S+\s*")  # of OLMo: one metric, indented
+CONTINUED = re.compile(rf"\s{{2,}}({WORD}(?: [\w./()-]+)*)=(\S+)\s*")  # of OLMo: one metric, indented
 
 
 def read_console(text: str) -> list[Table]:
     """Return the Table of what a training program printed; it has no columns if no line holds a number."""
     rows: list[dict[str, str]] = []
-    for line in text.splitlines():
-        row = _row(COLOR.sub("", line))
-        if row and rows and CONTINUED.fullmatch(line):
-            rows[-1] |= row
-        elif row:
+    for line in COLOR.sub("", text).splitlines():
+        continued = CONTINUED.fullmatch(line)
+        if continued and rows:
+            rows[-1][continued[1]] = continued[2].replace(",", "")
+        elif row := _row(line):
             rows.append(row)
     return [table_of_rows("", rows)]
 

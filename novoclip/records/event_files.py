@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 from novoclip.records.record import RecordError
-from novoclip.records.table import Table, number, table_of_rows
+from novoclip.records.table import Table, table_of_series
 
 IN_NAME = "tfevents"
 
@@ -40,7 +39,7 @@ def read_events(source: Path) -> list[Table]:
             if accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
                 values = ((e, tensor_util.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(tag))
                 events[tag] = [(e.step, e.wall_time, value.item()) for e, value in values if value.size == 1]
-        return _table(name, events)
+        return table_of_series(name, events)
 
     folders = [source] if source.is_file() else event_folders(source)
     try:
@@ -53,17 +52,3 @@ def read_events(source: Path) -> list[Table]:
 
 def _name(path: Path, source: Path) -> str:
     return path.name if path == source else path.relative_to(source).as_posix()
-
-
-def _table(name: str, events: dict[str, list[tuple[int, float, Any]]]) -> Table:
-    """Join the tags: a row holds the n-th value of each tag at one step, and rows are ordered by time."""
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    times: dict[tuple[int, int], float] = {}
-    for tag, values in events.items():
-        seen: dict[int, int] = {}
-        for step, time, value in values:
-            seen[step] = seen.get(step, -1) + 1
-            key = (step, seen[step])
-            rows.setdefault(key, {"step": step})[tag] = number(value)
-            times[key] = min(time, times.get(key, time))
-    return table_of_rows(name, (rows[key] for key in sorted(rows, key=times.__getitem__)))

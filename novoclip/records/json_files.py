@@ -17,6 +17,11 @@ def read_json(text: str) -> list[Table] | None:
         return _read_lines(text)
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):
         value = value["log_history"]
+    if isinstance(value, dict) and isinstance(value.get("values"), list) and isinstance(value.get("metric"), str):
+        # One metric, as `trackio get metric --json` prints it.
+        return [
+            table_of_rows("", ({"step": row.get("step"), value["metric"]: row.get("value")} for row in value["values"]))
+        ]
     if isinstance(value, dict):
         flat = flatten(value)
         lists = {key: column for key, column in flat.items() if isinstance(column, list)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable
 import math
 from typing import NamedTuple
@@ -37,7 +38,10 @@ def rows_of_tables(tables: list[Table], named: Named, where: str) -> list[Rows]:
     empty: list[str] = []
     names = list(dict.fromkeys(name for table in tables for name in table.columns))
     if not names:
-        msg = f"{where}: no numbers with names were found in it"
+        msg = f"{where}: no numbers with names were found in it: a log is a CSV file whose first line is "
+        msg += (
+            "'step,grad_norm' and whose further lines hold numbers, or has one of the formats that docs/replay.md lists"
+        )
         raise RecordError(msg)
     for table in map(_with_whole, tables) if named.norm is None else tables:
         norms = _norm_columns(table, named.norm)
@@ -107,7 +111,8 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
     rate = _column(all_columns, named.learning_rate, by_name.find_learning_rate, "learning_rate", where)
     values = {"norms": column(norms[0]), "losses": column(loss), "learning_rates": column(rate)}
     tensors = {tensor: column(name) for tensor, name in by_name.find_tensors(list(all_columns)).items()}
-    return Rows(table.name, steps.astype(np.int64), values, tensors, tuple(notes), step is None)
+    epochs = column(by_name.find_epoch(all_columns))
+    return Rows(table.name, steps.astype(np.int64), values, tensors, tuple(notes), step is None, epochs)
 
 
 def _column(
@@ -140,17 +145,21 @@ def _whole(cells: Cells, kept: list[int], what: str) -> np.ndarray:
 
 
 def _values(cells: Cells, kept: list[int], steps: Cells | None) -> np.ndarray:
-    """Return a column's numbers in the kept rows, taking empty cells from another row of the same step."""
+    """Return a column's numbers in the kept rows, taking empty cells from the nearest row of the same step."""
     if not cells:
         return np.full(len(kept), np.nan)
-    of_step: dict[float | None, float] = {}
-    if steps is not None:
-        of_step = {step: cell for step, cell in zip(steps, cells, strict=True) if cell is not None and step is not None}
+    of_step: dict[float | None, list[int]] = {}
+    for row, step in enumerate(steps or ()):
+        if cells[row] is not None:
+            of_step.setdefault(step, []).append(row)
 
-    def value(row: int) -> float:
-        cell = cells[row]
-        if cell is not None:
-            return cell
-        return of_step.get(steps[row], np.nan) if steps is not None else np.nan
+    def value(row: int) -> float | None:
+        if cells[row] is not None or steps is None:
+            return cells[row]
+        # Steps may begin again, at each epoch or in another run.
+        rows = of_step.get(steps[row], [])
+        after = bisect.bisect(rows, row)
+        near = rows[max(0, after - 1) : after + 1]
+        return cells[min(near, key=lambda other: (abs(other - row), -other))] if near else None
 
     return np.array([value(row) for row in kept], np.float64)

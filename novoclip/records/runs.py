@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from novoclip.records.record import RecordError
 LISTED = 8  # how many runs an error message lists
 FEWEST = 8  # rows after which a run counts as one, and not as the lost start of the next
 NEAR_START = 0.1  # of the range of steps
+PART = "part "
+ALL = "all"  # instead of the number of a part
+EPOCHS = "; if they are epochs of one run, run='all' (--run all) joins them"
 
 
 class Rows(NamedTuple):
@@ -24,6 +28,8 @@ class Rows(NamedTuple):
       tensors: the norms of single tensors by name, each float64 of shape (rows,).
       notes: sentences for the user.
       counted: whether the log has no steps, so that these are counted rows.
+      epochs: the epoch of each row, float64 of shape (rows,), NaN where the log has none.
+      parts: how many parts the log has, of which these are one; 1 if the steps never begin again.
     """
 
     name: str
@@ -32,36 +38,77 @@ class Rows(NamedTuple):
     tensors: dict[str, np.ndarray]
     notes: tuple[str, ...]
     counted: bool
+    epochs: np.ndarray
+    parts: int = 1
 
     def take(self, chosen: slice | np.ndarray) -> Rows:
         """Return some of the rows."""
         values = {key: value[chosen] for key, value in self.values.items()}
         tensors = {key: value[chosen] for key, value in self.tensors.items()}
-        return self._replace(steps=self.steps[chosen], values=values, tensors=tensors)
+        return self._replace(steps=self.steps[chosen], values=values, tensors=tensors, epochs=self.epochs[chosen])
+
+
+def join_parts(parts: Sequence[Rows]) -> Rows:
+    """Return the parts of one log as one run, with steps that count on."""
+    whole = parts[0]._replace(
+        name=parts[0].name.rpartition(PART)[0].strip(),
+        steps=np.concatenate([part.steps for part in parts]),
+        values={key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values},
+        tensors={key: np.concatenate([part.tensors[key] for part in parts]) for key in parts[0].tensors},
+        epochs=np.concatenate([part.epochs for part in parts]),
+        parts=1,
+    )
+    return _joined(whole, np.cumsum([len(part.steps) for part in parts])[:-1].tolist(), "parts")
 
 
 def split(rows: Rows) -> list[Rows]:
-    """Split where the steps begin again near the start: these are different runs in one file."""
+    """Split where the steps begin again near the start: these are different runs in one file.
+
+    If the epoch rises there, they are epochs of one run, and the steps of the latter count on.
+    """
+    again = _restarts(rows.steps)
+    epochs = [row for row in again if rows.epochs[row] > rows.epochs[row - 1]]
     starts = [0]
-    first = high = rows.steps[0] if len(rows.steps) else 0
-    for index, step in enumerate(rows.steps[1:], start=1):
-        back = step < rows.steps[index - 1] and step <= first + NEAR_START * (high - first)
-        if back and index - starts[-1] >= FEWEST:
-            starts.append(index)
+    for row in again:
+        if row not in epochs and row - starts[-1] >= FEWEST:
+            starts.append(row)
+    parts = []
+    for part, (start, end) in enumerate(itertools.pairwise([*starts, len(rows.steps)]), start=1):
+        inside = [row - start for row in epochs if start < row < end]
+        one = rows.take(slice(start, end))._replace(parts=len(starts))
+        if len(starts) > 1:
+            one = one._replace(name=f"{rows.name} {PART}{part}".strip())
+        parts.append(_joined(one, inside, "epochs") if inside else one)
+    return parts
+
+
+def _restarts(steps: np.ndarray) -> list[int]:
+    """Return the rows in which the steps begin again near the start."""
+    found = []
+    first = high = steps[0] if len(steps) else 0
+    for row, (before, step) in enumerate(itertools.pairwise(steps), start=1):
+        if step < before and step <= first + NEAR_START * (high - first):
+            found.append(row)
             first = high = step
         high = max(high, step)
-    if len(starts) == 1:
-        return [rows]
-    ends = [*starts[1:], len(rows.steps)]
-    name = f"{rows.name} " if rows.name else ""
-    return [
-        rows.take(slice(start, end))._replace(name=f"{name}part {part}")
-        for part, (start, end) in enumerate(zip(starts, ends, strict=True), start=1)
-    ]
+    return found
+
+
+def _joined(rows: Rows, starts: Sequence[int], what: str) -> Rows:
+    pieces: list[np.ndarray] = []
+    end = 0
+    for start, stop in itertools.pairwise([0, *starts, len(rows.steps)]):
+        steps = rows.steps[start:stop]
+        forward = np.diff(steps)[np.diff(steps) > 0]
+        stride = max(1, round(float(np.median(forward)))) if len(forward) else 1
+        pieces.append(steps - steps[0] + end + stride if pieces else steps)
+        end = int(pieces[-1].max())
+    note = f"the steps begin again in each of {len(starts) + 1} {what}: these were joined, and the steps count on"
+    return rows._replace(steps=np.concatenate(pieces), notes=(*rows.notes, note))
 
 
 def choose(runs: Sequence[Rows], run: str | int | None, where: str) -> Rows:
-    """Return the run with a name or a number from 1; without either, the only one.
+    """Return the run with a name or a number from 1, or with "all" the parts of one log joined; else the only one.
 
     Raises:
       RecordError: if there are several, or if none has the name or number.
@@ -70,13 +117,26 @@ def choose(runs: Sequence[Rows], run: str | int | None, where: str) -> Rows:
         return runs[0]
     for one in runs:
         if run is not None and one.name == str(run):
-            return one
+            return _noted(one)
     if run is not None and str(run).isdecimal() and 1 <= int(run) <= len(runs):
-        return runs[int(run) - 1]
+        return _noted(runs[int(run) - 1])
+    of_one_log = len(runs) == runs[0].parts
+    if run == ALL and of_one_log:
+        return join_parts(runs) if len(runs) > 1 else runs[0]
     listed = ", ".join(f"{i}: {one.name!r} ({len(one.steps)} rows)" for i, one in enumerate(runs[:LISTED], start=1))
     more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
     if run is None:
         msg = f"{where} holds {len(runs)} runs, {listed}{more}: choose one with run=NUMBER or run=NAME (--run)"
+        msg += EPOCHS if of_one_log else ""
+    elif len(runs) == 1 and not runs[0].name:
+        msg = f"{where} has no run {run!r}: it holds one run, which has no name; omit run= (--run)"
     else:
         msg = f"{where} has no run {run!r}; it holds {listed}{more}"
     raise RecordError(msg)
+
+
+def _noted(one: Rows) -> Rows:
+    if one.parts == 1:
+        return one
+    note = f"this is one of {one.parts} parts, since the steps begin again{EPOCHS}"
+    return one._replace(notes=(*one.notes, note))

@@ -44,6 +44,26 @@ def table_of_rows(name: str, rows: Iterable[Mapping[str, Any]], notes: tuple[str
     return Table(name, columns, notes)
 
 
+def table_of_series(name: str, series: Mapping[str, Iterable[tuple[int, float, Any]]]) -> Table:
+    """Return the Table of metrics that were logged each by itself.
+
+    Args:
+      name: the name of the run.
+      series: for each metric its values, as (step, time, value). A row holds the n-th value of each metric at one step,
+        and rows are ordered by time.
+    """
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    times: dict[tuple[int, int], float] = {}
+    for metric, values in series.items():
+        seen: dict[int, int] = {}
+        for step, time, value in values:
+            seen[step] = seen.get(step, -1) + 1
+            key = (step, seen[step])
+            rows.setdefault(key, {"step": step})[metric] = number(value)
+            times[key] = min(time, times.get(key, time))
+    return table_of_rows(name, (rows[key] for key in sorted(rows, key=times.__getitem__)))
+
+
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested mapping as one of paths, such as "train/grad_norm"."""
     flat: dict[str, Any] = {}

@@ -42,19 +42,36 @@ class Candidate(NamedTuple):
     tensors: bool = False
 
 
+def _protect() -> optax.GradientTransformation:
+    return protect(optax.identity())
+
+
+def _protect_tighter() -> optax.GradientTransformation:
+    return protect(optax.identity(), clip=limits.running_mean(2.0))
+
+
+def _skip_spikes() -> optax.GradientTransformation:
+    return skip_spikes(optax.identity())
+
+
+# The same functions in each call, so that what was compiled for one record serves the next one with as many rows.
+GUARDS = (
+    Candidate("novoclip.protect(optimizer)", _protect, guard=True),
+    Candidate("novoclip.protect(optimizer, clip=novoclip.limits.running_mean(2.0))", _protect_tighter, guard=True),
+    Candidate("novoclip.skip_spikes(optimizer)", _skip_spikes, guard=True),
+)
+DEVIATION = functools.partial(clip_by_deviation, warmup=8)
+MEAN_OF_TENSOR = functools.partial(clip_by_running_mean, per="tensor")
+AUTOCLIP_OF_TENSOR = functools.partial(autoclip, per="tensor")
+
+
 def candidates(record: Record, rows: Rows) -> list[Candidate]:
     """Return what is tried on a record, in the order in which equals are preferred."""
     found = [
-        Candidate("novoclip.protect(optimizer)", lambda: protect(optax.identity()), guard=True),
-        Candidate(
-            "novoclip.protect(optimizer, clip=novoclip.limits.running_mean(2.0))",
-            lambda: protect(optax.identity(), clip=limits.running_mean(2.0)),
-            guard=True,
-        ),
-        Candidate("novoclip.skip_spikes(optimizer)", lambda: skip_spikes(optax.identity()), guard=True),
+        *GUARDS,
         *_grid("clip_by_running_mean({})", clip_by_running_mean, (2.0, 2.5, 3.0)),
         *_grid("zclip({})", zclip, (2.5, 4.0, 6.0)),
-        *_grid("clip_by_deviation({}, warmup=8)", functools.partial(clip_by_deviation, warmup=8), (3.0, 6.0)),
+        *_grid("clip_by_deviation({}, warmup=8)", DEVIATION, (3.0, 6.0)),
         *_grid("autoclip({})", autoclip, (90.0, 95.0, 99.0)),
         *_grid("clip_by_running_quantile({})", clip_by_running_quantile, (0.9, 0.95, 0.99)),
         *_grid("clip_by_global_norm({})", clip_by_global_norm, thresholds(record.norms[rows.calm])),
@@ -63,13 +80,8 @@ def candidates(record: Record, rows: Rows) -> list[Candidate]:
         every = np.concatenate([norms[np.isfinite(norms)] for norms in record.tensors.values()])
         found += [
             Candidate("novoclip.adagc()", adagc, tensors=True),
-            *_grid(
-                'clip_by_running_mean({}, per="tensor")',
-                functools.partial(clip_by_running_mean, per="tensor"),
-                (2.0, 3.0),
-                tensors=True,
-            ),
-            *_grid('autoclip({}, per="tensor")', functools.partial(autoclip, per="tensor"), (95.0,), tensors=True),
+            *_grid('clip_by_running_mean({}, per="tensor")', MEAN_OF_TENSOR, (2.0, 3.0), tensors=True),
+            *_grid('autoclip({}, per="tensor")', AUTOCLIP_OF_TENSOR, (95.0,), tensors=True),
             *_grid("clip_by_norm({})", clip_by_norm, thresholds(every), tensors=True),
         ]
     return found

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 BEFORE = 32  # rows before a row, whose median a spike is compared with
+BURST = 64  # rows whose median it is compared with too: 16 spikes in a row would move that of 32 rows
 FIRST = 8  # the first row that may be a spike
 AROUND = 50  # rows on each side, whose median is the level
 SPIKE = 5.0
@@ -23,9 +24,9 @@ class Rows(NamedTuple):
 
     Attributes:
       level: float64 `(rows,)`, the median of the finite norms of the 101 rows around a row; NaN where there are none.
-      spike: `(rows,)`, finite norms above 5 times the median of the 32 rows before, from row 8 on, and of at least 3.3
-        levels: after a lasting rise, the rows of the new level are none.
-      calm: `(rows,)`, finite norms of at most 5 times that median, and below 2 levels.
+      spike: `(rows,)`, finite norms above 5 times the median of the 32 rows before, or of the 64 rows before, from row
+        8 on, and of at least 3.3 levels: after a lasting rise, the rows of the new level are none.
+      calm: `(rows,)`, finite norms of at most 5 times the median of the 32 rows before, and below 2 levels.
       rise: the first row of the largest lasting rise of the level, by 3 times or more; None without one.
       noise: robust standard deviation of log(norm / level): 1.48 times the median of its absolute value.
     """
@@ -45,8 +46,8 @@ def judged(norms: np.ndarray) -> Rows:
     level = _medians(norms, AROUND, AROUND + 1)
     sudden = spikes_of(norms)
     finite = np.isfinite(norms)
-    spike = sudden & (norms >= CAUGHT * level)
-    calm = finite & ~sudden & (norms < CALM * level)
+    spike = (sudden | spikes_of(norms, BURST)) & (norms >= CAUGHT * level)
+    calm = finite & ~sudden & ~spike & (norms < CALM * level)
     usual = finite & (norms > 0) & (level > 0)
     distance = np.abs(np.log(norms[usual] / level[usual]))
     return Rows(
@@ -81,10 +82,10 @@ def why_unfit(norms: np.ndarray, rows: Rows) -> list[str]:
     return reasons
 
 
-def spikes_of(norms: np.ndarray) -> np.ndarray:
-    """Return which norms are above 5 times the median before them."""
+def spikes_of(norms: np.ndarray, before: int = BEFORE) -> np.ndarray:
+    """Return which norms are above 5 times the median of that many rows before them."""
     rows = np.arange(norms.size)
-    return (rows >= FIRST) & np.isfinite(norms) & (norms > SPIKE * _medians(norms, BEFORE, 0))
+    return (rows >= FIRST) & np.isfinite(norms) & (norms > SPIKE * _medians(norms, before, 0))
 
 
 def _medians(norms: np.ndarray, before: int, after: int) -> np.ndarray:

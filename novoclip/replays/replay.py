@@ -10,9 +10,10 @@ import optax
 
 from novoclip.records import Record, read_record
 from novoclip.replays.candidates import Candidate, candidates
+from novoclip.replays.cautions import cautions
 from novoclip.replays.judge import Rows, judged, why_unfit
 from novoclip.replays.outcome import Outcome, outcome
-from novoclip.replays.run import Course, course, courses, why_not_by_tensor
+from novoclip.replays.run import Course, course, course_of, courses, why_not_by_tensor
 from novoclip.replays.text import table, told
 from novoclip.replays.wish import check_wish, fits, ranked
 
@@ -62,10 +63,11 @@ def replay(
     training. The run would have gone differently after the first step that is clipped: the figures compare rules, and
     do not predict a run. Rules that need the weights, or that change directions, cannot be judged by norms alone.
 
-    A spike is a finite norm above 5 times the median of the 32 rows before it, from row 8 on, and of at least 3.3
-    levels. The level is the median of the 101 rows around a row; norms of 0, NaN and infinity enter no median. A calm
-    row is at most 5 times the median before it, and below 2 levels. A spike is caught if it is skipped, or
-    let through at less than 3.3 levels. A calm row is touched if it is made smaller by more than 0.1 %, or skipped.
+    A spike is a finite norm above 5 times the median of the 32 rows before it, or of the 64 rows before it, from row 8
+    on, and of at least 3.3 levels. The level is the median of the 101 rows around a row; norms of 0, NaN and infinity
+    enter no median. A calm row is at most 5 times the median of the 32 rows before it, and below 2 levels. A spike is
+    caught if it is skipped, or let through at less than 3.3 levels. A calm row is touched if it is made smaller by more
+    than 0.1 %, or skipped.
 
     Args:
       source: the path of a log (CSV, JSONL, NPZ, a TensorBoard folder, trainer_state.json, console lines, and others:
@@ -79,7 +81,8 @@ def replay(
       loss: the column of the losses.
       step: the column of the steps.
       learning_rate: the column of the learning rates.
-      run: which of several runs in one log: its name, or its number from 1.
+      run: which of several runs in one log: its name, or its number from 1; "all" joins the epochs of one run, where
+        the steps of a log begin again at each.
 
     Returns:
       A Replay. `print` it for the table and the recommendation.
@@ -110,7 +113,7 @@ def replay(
         tried = _own(rules)
     found = [
         outcome(each.line, made, record.norms, rows, guard=each.guard)
-        for each, made in zip(tried, _courses(tried, record), strict=True)
+        for each, made in zip(tried, _courses(tried, record, own=rules is not None), strict=True)
     ]
     ordered = tuple(ranked(found, want, max_clipped))
     fitting = [each for each in ordered if fits(each, want, max_clipped)]
@@ -120,12 +123,14 @@ def replay(
         warnings = [f"no rule fulfils the wish {want!r}{most}"]
     best = None if warnings else fitting[0]
     second = next((each for each in fitting if best and _name(each) != _name(best)), None)
+    if best is not None:
+        warnings = cautions(best, record.norms, rows)
     if without_tensors and rules is None:
         warnings = [*warnings, without_tensors]
     return Replay(record, rows, ordered, want, max_clipped, best, second, tuple(warnings))
 
 
-def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
+def _courses(tried: Sequence[Candidate], record: Record, *, own: bool) -> list[Course]:
     """Return what each made of the record; those of a grid are compiled as one program."""
     grids: dict[Any, list[int]] = {}
     for i, each in enumerate(tried):
@@ -135,8 +140,11 @@ def _courses(tried: Sequence[Candidate], record: Record) -> list[Course]:
         each, numbers = tried[members[0]], [n for n in (tried[i].number for i in members) if n is not None]
         if numbers:
             found |= zip(members, courses(each.rule, numbers, record, tensors=each.tensors), strict=True)
+        elif own:
+            # What is compiled for a user's transform is not kept: the transform could not be freed.
+            found[members[0]] = course(each.rule(), record)
         else:
-            found[members[0]] = course(each.rule(), record, tensors=each.tensors)
+            found[members[0]] = course_of(each.rule, record, tensors=each.tensors)
     return [found[i] for i in range(len(tried))]
 
 

@@ -7,7 +7,7 @@ import importlib
 
 import numpy as np
 
-from novoclip.replays.judge import AROUND, BEFORE, CALM, SPIKE
+from novoclip.replays.judge import AROUND, BEFORE, BURST, CALM, SPIKE
 from novoclip.replays.replay import Replay
 from novoclip.replays.report_data import data
 from novoclip.replays.report_rows import Exploded, drawn, exploded
@@ -16,8 +16,8 @@ from novoclip.replays.report_words import read_summary
 from novoclip.replays.text import HEADINGS, cells, sentences
 
 TERMS = (
-    f"A spike is a finite norm above {SPIKE:g} times the median of the {BEFORE} rows before it. The level is the "
-    f"median of the {2 * AROUND + 1} rows around a row. A calm row is below {CALM:g} levels."
+    f"A spike is a finite norm above {SPIKE:g} times the median of the {BEFORE} or {BURST} rows before it. The level "
+    f"is the median of the {2 * AROUND + 1} rows around a row. A calm row is below {CALM:g} levels."
 )
 
 

@@ -49,16 +49,22 @@ def course(transform: optax.GradientTransformation, record: Record, *, tensors: 
     return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
 
 
+def course_of(rule: Callable[[], optax.GradientTransformation], record: Record, *, tensors: bool) -> Course:
+    """Run the transform that a function makes, as `course` does.
+
+    It is compiled once for each function and number of rows: for a function that lives as long as the program.
+    """
+    return _course(_one(rule, *_rows(record, tensors=tensors))[1])
+
+
 def courses(
     rule: Callable[[Any], optax.GradientTransformation], numbers: Sequence[float], record: Record, *, tensors: bool
 ) -> list[Course]:
     """Run the transforms that a function makes of several numbers, as one program.
 
-    Their rounding may differ from that of `course`.
+    Their rounding may differ from that of `course`. It is compiled once, as in `course_of`.
     """
-    rows, params = _rows(record, tensors=tensors)
-    every = jnp.asarray(numbers, jnp.float32)
-    found = jax.jit(jax.vmap(lambda number: _scan(rule(number), rows, params)[1]))(every)
+    found = _grid(rule, jnp.asarray(numbers, jnp.float32), *_rows(record, tensors=tensors))
     return [_course([np.asarray(each[i]) for each in found]) for i in range(len(numbers))]
 
 
@@ -87,6 +93,16 @@ def _rows(record: Record, *, tensors: bool) -> tuple[Any, Any]:
 def _course(found: Sequence[Any]) -> Course:
     after, limits, skipped = (np.asarray(each) for each in found)
     return Course(after.astype(np.float64), limits.astype(np.float64), skipped)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _one(rule: Callable[[], optax.GradientTransformation], rows: Any, params: Any) -> Any:
+    return _scan(rule(), rows, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grid(rule: Callable[[Any], optax.GradientTransformation], numbers: jax.Array, rows: Any, params: Any) -> Any:
+    return jax.vmap(lambda number: _scan(rule(number), rows, params)[1])(numbers)
 
 
 def _scan(transform: optax.GradientTransformation, rows: Any, params: Any) -> Any:

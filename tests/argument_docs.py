@@ -31,8 +31,8 @@ OPTIMIZERS = {
     "initial_accumulator_value": "G_0, at least 0: a float or an array.",
     "initial_scale": "v_0, at least 0: a float or an array.",
     "mu_dtype": "dtype of m; None for float32 (float64 for float64 parameters).",
-    "nu_dtype": "dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits "
-    "are too few for a decay rate of 0.999: it hardly moves.",
+    "nu_dtype": "dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 "
+    "bits, rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.",
     "accumulator_dtype": "dtype of the accumulator v; None for float32 (float64 for float64 parameters).",
     "nesterov": "whether to use Nesterov momentum, which looks one step ahead.",
     "dampening": f"in [0, 1]: {NUMBER}; None for 0. It must be None with nesterov.",

@@ -50,8 +50,8 @@ def adam_algorithm(
     for name, number in (("eps", eps), ("eps_root", eps_root)):
         check_number(name, number)
     check_flag("nesterov", nesterov)
-    check_dtype("mu_dtype", mu_dtype, eight_bits=True)
-    check_dtype("nu_dtype", nu_dtype, eight_bits=True)
+    check_dtype("mu_dtype", mu_dtype, random=True)
+    check_dtype("nu_dtype", nu_dtype, random=True)
 
     def init(shapes: Any) -> AdamState:
         of_mu, of_nu = (scalar(shapes) if each else () for each in (bias_correction_mu, bias_correction_nu))
@@ -129,8 +129,8 @@ def scale_by_adam(
       nesterov: whether to use Nesterov momentum, which looks one step ahead.
       bias_correction: whether to divide m and v by the weights of the gradients in them. Without, the first steps are
         (1 - b1) / sqrt(1 - b2) times as long: 3.2 times with the defaults.
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
         change; "propagate" does not check.
 
@@ -189,8 +189,8 @@ def adam(
       nesterov: whether to use Nesterov momentum, which looks one step ahead.
       bias_correction: whether to divide m and v by the weights of the gradients in them. Without, the first steps are
         (1 - b1) / sqrt(1 - b2) times as long: 3.2 times with the defaults.
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
       weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;
@@ -224,9 +224,10 @@ def adam(
     is skipped, moments are kept in float32 whatever the parameters are, and sqrt(v) is kept in place of v, so that
     gradients above 1e19 do not overflow. torch's `Adam(weight_decay=...)` is weight_decay_mode="coupled".
 
-    "int8" as mu_dtype and nu_dtype keeps moments in 8 bits: codes that are finer near 0, one float32 scale per 256
-    elements, rounded at random so that a slow mean follows. The state then takes 2.03 bytes a parameter in place of 8.
-    Leaves that are complex or have fewer than two elements a row stay as they are.
+    mu_dtype and nu_dtype also take two forms that are rounded at random, by a key of the step, so that a slow mean
+    follows. "int8": codes that are finer near 0, one float32 scale per 256 elements, 2.03 bytes a parameter in place of
+    8. "bfloat16_stochastic": 4 bytes, and the expectations of m and v are those without rounding; the name "bfloat16"
+    is rounded to nearest, as in Optax. A complex m stays as it is, and with "int8" rows of one element and scalars.
     """
     check_flag("bias_correction", bias_correction)
     corrections = {"bias_correction_mu": bias_correction, "bias_correction_nu": bias_correction}

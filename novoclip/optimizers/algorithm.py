@@ -16,7 +16,6 @@ from novoclip.counting import advance_leaf_counts, count_in_a_row, in_place, saf
 from novoclip.leaves import finite_leaves, is_measured, named_leaves, narrow, reject_integers, with_numbers
 from novoclip.masks import check_masks, with_gradients
 from novoclip.mesh import shapes_of
-from novoclip.optimizers.companded import decoded
 from novoclip.optimizers.kept import as_computed, as_kept
 from novoclip.optimizers.precision import check_shapes, in_precision, measured_leaves
 from novoclip.optimizers.selection import negative, unless, zero_if
@@ -221,7 +220,7 @@ def _fitting(algorithm: Algorithm, gradients: Any, before: Any, learn: Callable[
 
 def _fit(algorithm: Algorithm, gradients: Any, moments: Any) -> bool:
     """Whether moments have the structure and the shapes of those that `init` makes for these gradients."""
-    first = jax.eval_shape(lambda: decoded(algorithm.init(gradients)))
+    first = jax.eval_shape(lambda: as_computed(algorithm.init(gradients), jnp.float32))
     made, own = (jax.tree.map(jnp.shape, tree) for tree in (first, moments))
     return bool(made == own)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -117,27 +116,6 @@ def decode(stored: Companded, dtype: Any = jnp.float32) -> jax.Array:
     return _expanded(codes, most) * _spread(stored.scales.astype(dtype), codes)
 
 
-def decoded(tree: Any, dtype: Any = jnp.float32) -> Any:
-    """Return a pytree with arrays in place of its Companded nodes. Other leaves are returned as they are."""
-    return jax.tree.map(lambda node: decode(node, dtype) if _is_companded(node) else node, tree, is_leaf=_is_companded)
-
-
-def encoded_like(tree: Any, like: Any, key: jax.Array | None = None) -> Any:
-    """Return a pytree of arrays with those in 8 bits that are so in `like`. Other leaves are returned as they are.
-
-    With a key, rounding is random, as in `encode`.
-    """
-    leaf_number = itertools.count()
-
-    def each(old: Any, new: Any) -> Any:
-        if not _is_companded(old):
-            return new
-        own = None if key is None else jax.random.fold_in(key, next(leaf_number))
-        return encode(new, signed=old.codes.dtype == jnp.int8, key=own)
-
-    return jax.tree.map(each, like, tree, is_leaf=_is_companded)
-
-
 def companded_zeros(shapes: Any, *, signed: bool) -> Any:
     """Return a pytree of zeros in 8 bits, from ShapeDtypeStructs, created with their shardings.
 
@@ -167,11 +145,7 @@ def _rounded(part: jax.Array, most: int, key: jax.Array | None) -> jax.Array:
     below = jnp.minimum(jnp.floor(exact), most - 1)
     least, next_one = _expanded(below, most), _expanded(below + 1, most)
     chance = (part - least) / (next_one - least)
-    return below + (jax.random.uniform(key, part.shape, part.dtype) < chance)
-
-
-def _is_companded(node: Any) -> bool:
-    return isinstance(node, Companded)
+    return below + (jax.random.uniform(key, part.shape, part.dtype) < chance).astype(part.dtype)
 
 
 def _blocks(shape: tuple[int, ...]) -> int:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from novoclip.measure import Measure
 from novoclip.mesh import broadcast_like, zeros_like
+from novoclip.optimizers.bfloat16 import rounded_zeros
 from novoclip.optimizers.companded import companded_zeros
-from novoclip.optimizers.kept import is_eight_bits
+from novoclip.optimizers.kept import is_eight_bits, is_stochastic
 from novoclip.optimizers.step import Epsilon
 from novoclip.safe_math import hypotenuse, ratio, wide_ratio
 
@@ -17,9 +18,11 @@ Decay = tuple[jax.Array, jax.Array]  # (b, 1 - b)
 
 
 def zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a pytree of zeros, complex where the shapes are; in 8 bits if the dtype is int8."""
+    """Return a pytree of zeros, complex where the shapes are; in the form that a name such as "int8" stands for."""
     if is_eight_bits(dtype):
         return companded_zeros(shapes, signed=True)
+    if is_stochastic(dtype):
+        return rounded_zeros(shapes, root=False)
 
     def zero(leaf: Any) -> jax.Array:
         keep = dtype is None or jnp.issubdtype(leaf.dtype, jnp.complexfloating)
@@ -29,9 +32,11 @@ def zeros(shapes: Any, dtype: Any = None) -> Any:
 
 
 def real_zeros(shapes: Any, dtype: Any = None) -> Any:
-    """Return a pytree of real zeros; in 8 bits, for numbers of at least 0, if the dtype is int8."""
+    """Return a pytree of real zeros, for roots; in the form that a name such as "int8" stands for."""
     if is_eight_bits(dtype):
         return companded_zeros(shapes, signed=False)
+    if is_stochastic(dtype):
+        return rounded_zeros(shapes, root=True)
     return jax.tree.map(lambda leaf: zeros_like(leaf, dtype or jnp.finfo(leaf.dtype).dtype), shapes)
 
 

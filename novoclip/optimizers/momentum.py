@@ -40,7 +40,7 @@ def momentum_algorithm(
     check_number(name, decay, high=1.0)
     check_choice("form", form, FORMS)
     check_flag("nesterov", nesterov)
-    check_dtype("accumulator_dtype", accumulator_dtype, eight_bits=True)
+    check_dtype("accumulator_dtype", accumulator_dtype, random=True)
     if dampening is not None:
         check_number("dampening", dampening, high=1.0)
         if form == "averaged" or nesterov:
@@ -178,6 +178,8 @@ def momentum(
       <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964. Sutskever et al., `On the importance
       of initialization and momentum in deep learning
       <https://proceedings.mlr.press/v28/sutskever13.html>`_, 2013.
+
+    accumulator_dtype also takes "int8" and "bfloat16_stochastic", which `adam` describes.
     """
     return optimizer(
         momentum_algorithm(decay, form, dampening, nesterov, accumulator_dtype),

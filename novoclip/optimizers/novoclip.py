@@ -139,8 +139,8 @@ def scale_by_novoclip(
       bias_correction: whether to divide m and v by the weights of the gradients in them. Without, the first steps are
         (1 - b1) / sqrt(1 - b2) times as long: 3.2 times with the defaults.
       mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
         change; "propagate" does not check.
 
@@ -209,8 +209,8 @@ def novoclip(
       bias_correction: whether to divide m and v by the weights of the gradients in them. Without, the first steps are
         (1 - b1) / sqrt(1 - b2) times as long: 3.2 times with the defaults.
       mu_dtype: dtype of m; None for float32 (float64 for float64 parameters).
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
       weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;

@@ -202,6 +202,8 @@ def novograd(
     Addons has the learning rate inside the momentum, which differs under a schedule; pytorch_optimizer and
     convergence-lab add the first gradient to m twice. None of them treats tensors of one axis apart, nor does this: to
     exclude them from weight decay, use the mask.
+
+    mu_dtype also takes "int8" and "bfloat16_stochastic", which `adam` describes.
     """
     variant = Variant(
         start, averaging, amsgrad, norm, normalize, weight_decay_mode, bias_correction_mu, bias_correction_nu

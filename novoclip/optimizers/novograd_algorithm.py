@@ -105,7 +105,7 @@ def novograd_algorithm(
     """Return the formula; `novograd` describes the arguments."""
     _check_numbers(b1, b2, eps, eps_root, luc, luc_eps)
     check_decay(weight_decay, weight_decay_mask)
-    check_dtype("mu_dtype", mu_dtype, eight_bits=True)
+    check_dtype("mu_dtype", mu_dtype, random=True)
     _check_variant(variant, weight_decay)
     blocks, sizes = resolve_fixed(per), resolve_fixed(per, checked_norm(variant.norm))
     decoupled = variant.weight_decay_mode == "decoupled"

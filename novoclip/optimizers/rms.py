@@ -104,8 +104,8 @@ def scale_by_rms(
       initial_scale: v_0, at least 0: a float or an array.
       eps_in_sqrt: whether eps is added inside the root, as in Optax and Keras, or outside, as in torch.
       bias_correction: whether to divide v, and m if centered, by 1 - decay^t.
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
         change; "propagate" does not check.
 
@@ -154,8 +154,8 @@ def scale_by_stddev(
       initial_scale: v_0, at least 0: a float or an array.
       eps_in_sqrt: whether eps is added inside the root, as in Optax and Keras, or outside, as in torch.
       bias_correction: whether to divide v, and m if centered, by 1 - decay^t.
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       nonfinite: "skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters
         change; "propagate" does not check.
 

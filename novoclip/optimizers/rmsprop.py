@@ -45,8 +45,8 @@ def rmsprop(
       momentum: decay rate of b in [0, 1]: a float, an array or a schedule; None for no momentum.
       nesterov: whether to use Nesterov momentum, which looks one step ahead.
       bias_correction: whether to divide v, and m if centered, by 1 - decay^t.
-      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits are
-        too few for a decay rate of 0.999: it hardly moves.
+      nu_dtype: dtype of the root of the second moment; None for float32 (float64 for float64 parameters). 16 bits,
+        rounded to nearest, are too few for a decay rate of 0.999: it hardly moves.
       clip: a clipping rule that is applied to the gradients first, such as `novoclip.clip_by_global_norm(1.0)`.
       weight_decay: strength of the weight decay, at least 0: a float, an array or a schedule; None or 0 for none.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of the parameters that returns one;

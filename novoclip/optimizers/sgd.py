@@ -69,10 +69,12 @@ def sgd(
     Parameters, order and defaults are those of `optax.sgd`. Differences: a step that is not finite is skipped, and the
     accumulator is float32 whatever the parameters are. torch's `SGD` adds weight decay before the momentum:
     weight_decay_mode="coupled".
+
+    accumulator_dtype also takes "int8" and "bfloat16_stochastic", which `adam` describes.
     """
     if momentum is None:
         check_flag("nesterov", nesterov)
-        check_dtype("accumulator_dtype", accumulator_dtype, eight_bits=True)
+        check_dtype("accumulator_dtype", accumulator_dtype, random=True)
         given = {"nesterov": nesterov or None, "accumulator_dtype": accumulator_dtype, "dampening": dampening}
         unused = [f"{name}={value!r}" for name, value in given.items() if value is not None]
         if unused:

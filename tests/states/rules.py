@@ -1,4 +1,7 @@
-"""Transforms as users of 0.1.0 may have them, whose saved states every later release reads. Only ever add to these."""
+"""Transforms as users of a release may have them, whose saved states every later release reads. Only ever add to these.
+
+Those of SINCE_0_2_0 have no state of 0.1.0.
+"""
 
 import optax
 
@@ -52,3 +55,19 @@ RULES = {
     "uclip": novoclip.uclip(novoclip.clip_by_global_norm(1.0)),
     "zclip": novoclip.zclip(warmup=2, max_norm=1.0, per="unit", mode="percentile"),
 }
+
+SINCE_0_2_0 = {
+    "adam in 8 bits": novoclip.adam(0.1, mu_dtype="int8", nu_dtype="int8"),
+    "adamw": novoclip.adamw(0.1, clip=novoclip.adagc()),
+    "adaptive_grad_clip": novoclip.adaptive_grad_clip(0.1),
+    "clippy_adagrad": novoclip.clippy_adagrad(0.1),
+    "lamb": novoclip.lamb(0.1),
+    "lars": novoclip.lars(0.1),
+    "loss_scaling": novoclip.loss_scaling(novoclip.sgd(0.1)),
+    "master_weights": novoclip.master_weights(optax.adam(0.1)),
+    "novograd as in NeMo": novoclip.novograd(0.1, amsgrad=True, luc=1e-2),
+    "protect": novoclip.protect(novoclip.adam(0.1)),
+    "stochastic_rounding": novoclip.stochastic_rounding(optax.sgd(0.1)),
+    "watch": novoclip.watch(novoclip.sgd(0.1), every=2),
+}
+RULES |= SINCE_0_2_0

@@ -245,7 +245,9 @@ def structure_of(version):
     return json.loads((save.HERE / version / "structure.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("version", "name"), [(version, name) for version in VERSIONS for name in structure_of(version)])
+@pytest.mark.parametrize(
+    ("version", "name"), [(version, name) for version in VERSIONS for name in structure_of(version)]
+)
 def test_states_of_earlier_versions_load_and_take_the_next_step(version, name):
     structure = structure_of(version)
     first, step = save.stepping(name)

@@ -9,8 +9,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.leaves import narrow
-from novoclip.mesh import varying_axes, with_sharding_of, zeros_like
+from novoclip.mesh import zeros_like
 from novoclip.precision.narrow import bits_of
+from novoclip.precision.random_bits import random_bits
 from novoclip.precision.stochastic import stochastically_rounded
 
 
@@ -59,15 +60,9 @@ def is_rounded(node: Any) -> bool:
 
 
 def rounded_as(node: Any, array: jax.Array, key: jax.Array) -> Any:
-    """Return an array, rounded at random to bfloat16, in a node like another.
-
-    Inside `jax.shard_map`, shards of one array have different bits, by their index along the mesh axes that the array
-    varies over.
-    """
-    for axis in varying_axes(array):
-        key = jax.random.fold_in(key, lax.axis_index(axis))
+    """Return an array, rounded at random to bfloat16, in a node like another."""
     wide = narrow(array, jnp.float32)
-    bits = with_sharding_of(jax.random.bits(key, wide.shape, jnp.uint32), wide)
+    bits = random_bits(key, wide)
     if isinstance(node, RoundedRoot):
         return RoundedRoot(root_rounded(wide, bits))
     return Rounded(stochastically_rounded(wide, jnp.bfloat16, bits))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from novoclip.mesh import broadcast_like, zeros_like
+from novoclip.precision.random_bits import random_fractions
 from novoclip.safe_math import wide_ratio
 
 BLOCK = 256
@@ -144,8 +145,8 @@ def _rounded(part: jax.Array, most: int, key: jax.Array | None) -> jax.Array:
         return jnp.round(exact)
     below = jnp.minimum(jnp.floor(exact), most - 1)
     least, next_one = _expanded(below, most), _expanded(below + 1, most)
-    chance = (part - least) / (next_one - least)
-    return below + (jax.random.uniform(key, part.shape, part.dtype) < chance).astype(part.dtype)
+    up = least + random_fractions(key, part) * (next_one - least) < part
+    return below + up.astype(part.dtype)
 
 
 def _blocks(shape: tuple[int, ...]) -> int:

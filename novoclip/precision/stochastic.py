@@ -15,6 +15,7 @@ from novoclip.mesh import leaf_axes
 from novoclip.origin import check_origin, made_by
 from novoclip.paths import leaves_with_paths
 from novoclip.precision.narrow import bits_of, fixed, is_narrow, stepped, update_to, widened
+from novoclip.precision.random_bits import random_bits
 from novoclip.wrappers.inner import checked_inner
 
 
@@ -110,10 +111,8 @@ def _rounded(leaf: Any, step: Any, path: Any, key: jax.Array) -> Any:
     """Return the update that gives a parameter its rounded sum with a step."""
     if step is None or not is_narrow(leaf):
         return step
-    for axis in leaf_axes(path, leaf):
-        key = jax.random.fold_in(key, lax.axis_index(axis))
     total = stepped(widened(leaf), step)
-    target = stochastically_rounded(total, leaf.dtype, jax.random.bits(key, leaf.shape, jnp.uint32))
+    target = stochastically_rounded(total, leaf.dtype, random_bits(key, total, leaf_axes(path, leaf)))
     return update_to(fixed(target), leaf)[0]
 
 

@@ -12,7 +12,21 @@ from benchmarks.gallery_wrappers import WRAPPERS
 from novoclip.catalog import CATALOG, Entry
 from novoclip.commands.use_when import USE_WHEN
 
-CARDS: dict[str, Card] = {**BEFORE, **AFTER, **WRAPPERS, **OPTIMIZERS, **DIRECTIONS}
+
+class Cards(dict[str, Card]):
+    """The words of each card; one that is missing says where it belongs."""
+
+    def __missing__(self, name: str) -> Card:
+        message = f"no card for {name}: add one to benchmarks/gallery_rules.py, gallery_optimizers.py or "
+        message += "gallery_wrappers.py"
+        if name.startswith("scale_by_"):
+            direction = name.removeprefix("scale_by_")
+            message += f'; if it is the direction of an optimizer, add "{direction}" to the tuple of WHOLE in '
+            message += "benchmarks/gallery_optimizers.py"
+        raise LookupError(message)
+
+
+CARDS = Cards({**BEFORE, **AFTER, **WRAPPERS, **OPTIMIZERS, **DIRECTIONS})
 ENTRIES = {entry.name: entry for entry in CATALOG}
 PAGES = {  # file: title, first sentences
     "gradients": (
@@ -30,12 +44,12 @@ PAGES = {  # file: title, first sentences
         "record stands for the norms of updates.",
     ),
     "wrappers": (
-        "Wrappers and guards",
+        "Gallery of wrappers and guards",
         "They take a rule, or an optimizer. In the pictures of guards the optimizer is `optax.identity()`, so that the "
         "gradients are seen that it would be given.",
     ),
     "optimizers": (
-        "Optimizers",
+        "Gallery of optimizers",
         "In the pictures, the orange line is the length of the step divided by the learning rate, for a weight of 1 "
         "and the gradients of the record, all of one sign. Without `clip=`, each shows what spikes do to it.",
     ),

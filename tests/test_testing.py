@@ -76,6 +76,17 @@ def test_a_broken_transform_is_found(broken, check):
     assert list(report.failed) == [check]
 
 
+def test_a_gradient_that_is_changed_below_its_limit_is_reported_with_norm_and_limit():
+    (check,) = (check for check in CHECKS if check.name == "gradients_within_the_limit_are_untouched")
+    report = run_checks(Subject(novoclip.clip_by_global_norm(1e-4)), [check])
+    found = re.search(r"was changed: norm (\S+), limit (\S+)", report.failed[check.name])
+    # The check's gradient is float16, with 28 normally distributed elements of size 1e-3.
+    generator = np.random.default_rng(2)
+    elements = [1e-3 * generator.normal(size=shape).ravel() for shape in ((4, 3), (3,), (), (2, 3, 2))]
+    norm = np.linalg.norm(np.concatenate(elements))
+    np.testing.assert_allclose([float(each) for each in found.groups()], [norm, 1e-4], rtol=1e-3)
+
+
 def test_the_report_has_every_failure_and_every_reason():
     broken = transform(lambda u, s, p=None: ({k: 2 * u[k] for k in ("kernel", "bias")}, s + 0.5), counted)
     with pytest.raises(AssertionError) as raised:

@@ -1,17 +1,23 @@
 """Draw which files of novoclip import which, floor by floor: a file stands above all that it imports.
 
     python benchmarks/imports.py [FOLDER]
+    python benchmarks/imports.py --write
 
-Prints the floors as text, the lowest first, with how many files import each. Raises `graphlib.CycleError` if files
-import each other in a circle, by imports that are at their top.
+Prints the floors as text, the lowest first, with how many files import each; with `--write`, writes them into
+docs/structure.md, in place of the first drawing there. Raises `graphlib.CycleError` if files import each other in a
+circle, by imports that are at their top.
 """
 
+import argparse
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
-import sys
+import re
 
 HERE = Path(__file__).parent.parent / "novoclip"
+PAGE = Path(__file__).parent.parent / "docs" / "structure.md"
+# The second block of the page is a drawing of the past, and begins without the command.
+DRAWN = re.compile(r"(?<=^\$ python benchmarks/imports\.py\n).*?(?=\n```$)", re.DOTALL | re.MULTILINE)
 
 
 def imports(folder: Path = HERE) -> dict[str, set[str]]:
@@ -49,5 +55,27 @@ def drawing(folder: Path = HERE) -> str:
     return "\n".join([f"{len(graph)} files, {sum(map(len, graph.values()))} imports", *rows])
 
 
+def written(page: str) -> str:
+    """Return the page with its first drawing made anew; the rest stays."""
+    new, times = DRAWN.subn(lambda _: drawing(), page, count=1)
+    if not times:
+        message = "docs/structure.md has no block that begins with the line `$ python benchmarks/imports.py`"
+        raise ValueError(message)
+    return new
+
+
+def main() -> None:
+    """Print the drawing, or write it into the page."""
+    parser = argparse.ArgumentParser(description="Draw which files of novoclip import which, floor by floor.")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("folder", nargs="?", type=Path, default=HERE, metavar="FOLDER", help="the package to draw")
+    choice.add_argument("--write", action="store_true", help=f"write it into docs/{PAGE.name}")
+    options = parser.parse_args()
+    if options.write:
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(drawing(options.folder))
+
+
 if __name__ == "__main__":
-    print(drawing(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE))
+    main()

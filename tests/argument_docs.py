@@ -1,6 +1,7 @@
 """The docstring entries of arguments that many functions share, written once.
 
 `python -m tests.argument_docs` copies these texts into the docstrings; tests/test_project.py fails where one differs.
+An argument that means something else in a file, as `decay` of nsgd does, keeps its own text if `OWN` names both.
 The docstrings contain them in full, since editors show the source.
 """
 
@@ -51,7 +52,7 @@ OPTIMIZERS = {
     "nonfinite": '"skip" skips a step whose gradients are not finite: updates are 0, and of the state only counters '
     'change; "propagate" does not check.',
 }
-# Where an argument of that name means something else.
+# (file, argument), where an argument of that name means something else: its docstring keeps its own text.
 OWN = {
     ("novoclip/optimizers/novograd.py", "b1"),
     ("novoclip/optimizers/novograd.py", "b2"),

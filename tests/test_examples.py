@@ -157,7 +157,7 @@ def test_train_lm_lists_what_it_takes(demo, capsys):
     assert "percentile=,window=1000," in lines[lines.index(listed["autoclip"]) + 1]
     taken = {entry.name: entry.make for entry in CATALOG if entry.place != "shards"}
     directions = {name for name in taken if name.startswith("scale_by_") and name != "scale_by_trust_ratio"} | {"trace"}
-    assert set(listed) == set(taken) - directions
+    assert set(listed) == set(taken) - directions, "see LEARNING_RATES and RULES in examples/storm_rules.py"
     assert all(line.endswith(taken[name].__doc__.splitlines()[0]) for name, line in listed.items())
 
 

@@ -71,4 +71,4 @@ def test_faults_come_to_what_is_promised(case):
 
 @pytest.mark.full
 def test_the_page_is_current():
-    assert faults.table() + "\n" == PAGE.read_text(), "run `python benchmarks/faults.py > docs/faults.md`"
+    assert faults.table() + "\n" == PAGE.read_text(), "run `python benchmarks/faults.py --out docs/faults.md`"

@@ -20,12 +20,20 @@ from tests.test_readme import anchors_of
 FOLDER = gallery.FOLDER
 CARDS = gallery_pages.CARDS
 NAMES = [entry.name for entry in catalog.CATALOG]
-PAGES = gallery_pages.pages()
+PAGES = ["index.md", *(f"{name}.md" for name in gallery_pages.PAGES)]
 
 
-def test_every_catalog_entry_has_one_card():
-    assert sorted(CARDS) == sorted(NAMES), "add the words of a new entry to benchmarks/gallery_rules.py or its like"
-    headings = [line for text in PAGES.values() for line in text.splitlines() if line.startswith("## ")]
+@pytest.fixture(scope="module")
+def pages():
+    return gallery_pages.pages()
+
+
+def test_every_catalog_entry_has_one_card(pages):
+    for name in NAMES:
+        assert CARDS[name]  # a missing one raises, and says where it belongs
+    assert sorted(CARDS) == sorted(NAMES), "remove a card without an entry in novoclip/catalog"
+    assert sorted(pages) == sorted(PAGES)
+    headings = [line for text in pages.values() for line in text.splitlines() if line.startswith("## ")]
     assert sorted(set(headings) - {"## How to read the pictures", "## Cards"}) == sorted(f"## {name}" for name in NAMES)
 
 
@@ -38,9 +46,9 @@ def test_the_line_of_a_card_is_a_transform_of_its_entry(name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_pages_are_current(name):
+def test_the_pages_are_current(name, pages):
     committed = (FOLDER / name).read_text(encoding="utf-8")
-    assert committed == PAGES[name], "run `python benchmarks/gallery.py --text`"
+    assert committed == pages[name], "run `python benchmarks/gallery.py --text`"
 
 
 def test_the_record_is_current():
@@ -48,13 +56,15 @@ def test_the_record_is_current():
     np.testing.assert_allclose(found, gallery_run.record(), rtol=1e-3)
 
 
-def test_when_to_use_a_rule_is_what_the_command_says(capsys):
+def test_when_to_use_a_rule_is_what_the_command_says(capsys, pages):
     main(["rules", "--json"])
     told = {rule["name"]: rule["use_when"] for rule in json.loads(capsys.readouterr().out)}
-    index = PAGES["index.md"]
+    index = pages["index.md"]
     for name in NAMES:
         words = told[name] or CARDS[name].use
-        assert bool(CARDS[name].use) != (name in use_when.USE_WHEN), f"two sources, or none, for {name}"
+        assert bool(CARDS[name].use) != (name in use_when.USE_WHEN), (
+            f"{name}: write either `use=` in its card, or a line in novoclip/commands/use_when.py"
+        )
         assert f"#{name}) |" in index
         assert f"| {words} |" in index
         assert f"- **Use it when** {words}." in gallery_pages.card(gallery_pages.ENTRIES[name])
@@ -74,7 +84,7 @@ def test_a_formula_is_of_a_docstring(name):
 def test_every_picture_is_there_and_they_are_small():
     files = {path.stem: path for path in FOLDER.glob("*.svg")}
     assert sorted(files) == sorted(name for name in CARDS if not CARDS[name].unseen), (
-        "run `python benchmarks/gallery.py`"
+        "run `python benchmarks/gallery.py`, with `--only NAME` for a new card"
     )
     assert sum(path.stat().st_size for path in files.values()) < 3e6
     for path in files.values():
@@ -90,8 +100,8 @@ def test_a_picture_has_the_same_bytes_each_time():
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name):
-    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+def test_links_lead_somewhere(name, pages):
+    for link in re.findall(r"\]\(([^)\s]+)\)", pages[name]):
         if not link.startswith("https://"):
             file, _, anchor = link.partition("#")
             target = FOLDER / file

@@ -112,7 +112,7 @@ def test_every_public_name_is_in_the_api_reference():
         and not isinstance(thing, type(novoclip))
         and name != "novoclip.testing.CHECKS"
     ]
-    assert not missing, "write these into a directive `reference` in docs/api/"
+    assert not missing, "write these into a directive `reference` in docs/api/, such as that of rules.md or states.md"
     assert all(entry.make in known.values() for entry in novoclip.catalog.CATALOG)
 
 

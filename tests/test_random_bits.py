@@ -1,5 +1,8 @@
 """The bits that round at random: uniform, independent of each other and of those of other steps, wherever they are."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -15,6 +18,30 @@ SHAPE = (512, 512)
 
 def bits_of(seed, shape=SHAPE):
     return np.asarray(jax.jit(lambda: random_bits(jax.random.key(seed), jnp.zeros(shape)))())
+
+
+def mix(x):
+    x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
+    x = (x ^ (x >> 15)) * 0x846CA68B % 2**32
+    return x ^ (x >> 16)
+
+
+def test_bits_are_their_formula():
+    a, b = map(int, jax.random.bits(jax.random.key(6), (2,), jnp.uint32))
+    expected = [mix((mix(i ^ a) + b) % 2**32) for i in range(24)]
+    assert bits_of(6, (2, 3, 4)).ravel().tolist() == expected
+
+
+def test_two_elements_are_independent_over_the_keys_of_many_steps():
+    steps = jnp.arange(2**16)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(steps)
+    found = np.asarray(
+        jax.jit(jax.vmap(lambda key: random_bits(key, jnp.zeros(300))[jnp.array([0, 1, 256, 299])]))(keys)
+    )
+    for one, other in itertools.combinations(range(4), 2):
+        assert abs(correlation(found[:, one], found[:, other])) < 4.5
+        assert abs(correlation(found[:, one] >> 31, found[:, other] >> 31)) < 4.5
+    assert abs(correlation(found[1:, 0], found[:-1, 0])) < 4.5
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -12,7 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 import novoclip
+from novoclip.optimizers import bfloat16
 from novoclip.optimizers.bfloat16 import Rounded, RoundedRoot, root_rounded
+from novoclip.precision import stochastic
+from novoclip.precision.random_bits import random_bits
 
 RANDOM = "bfloat16_stochastic"
 PARAMS = {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(()), "other": jnp.zeros((8, 16))}
@@ -50,7 +53,7 @@ def spacing(x):
 
 
 def test_a_second_moment_decays_on_average_where_rounding_to_nearest_keeps_it():
-    size, gradient = 2000, np.sqrt(0.5 / 0.001)  # after one step v is 0.5
+    size, gradient = 40_000, np.sqrt(0.5 / 0.001)  # after one step v is 0.5
 
     def decayed(dtype):
         optimizer = novoclip.scale_by_adam(nu_dtype=dtype)
@@ -94,6 +97,15 @@ def test_a_root_takes_the_neighbour_above_with_the_probability_of_its_square(x):
     assert abs(np.mean(found == high) - chance) < 3 * np.sqrt(chance * (1 - chance) / 10**5)
 
 
+@pytest.mark.parametrize("x", [1.001, 1.0039, 0.3333, 2.9e-30, 1.9961])
+def test_the_mean_of_the_square_over_all_bits_is_the_square(x):
+    x = float(np.float32(x))
+    every = jnp.arange(2**16, dtype=jnp.uint32) << 16
+    found = wide(rounded(jnp.full(2**16, x, jnp.float32), every))
+    # In units of the distance of two squares. Rounding whose mean is the root is off by up to 1e-3.
+    assert abs(np.mean(found**2) - x**2) / (2 * x * spacing(x)) < 3e-5
+
+
 def test_roots_of_the_dtype_remain_and_nothing_finite_overflows():
     every = np.arange(2**15, dtype=np.uint16).view(ml_dtypes.bfloat16).astype(np.float32)
     every = every[(every >= 2.0**-126) | (every == 0)]  # float32 arithmetic flushes subnormal numbers on this device
@@ -130,6 +142,23 @@ def test_a_skipped_step_keeps_every_bit_and_a_restored_run_draws_the_same(tmp_pa
     restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: state))
     equal(restored, state)
     equal(update(gradients(4), restored, PARAMS), update(gradients(4), state, PARAMS))
+
+
+def test_moments_and_weights_never_draw_the_same_bits(monkeypatch):
+    drawn = []
+
+    def recorded(key, like, *axes):
+        drawn.append(random_bits(key, like, *axes))
+        return drawn[-1]
+
+    monkeypatch.setattr(stochastic, "random_bits", recorded)
+    monkeypatch.setattr(bfloat16, "random_bits", recorded)
+    optimizer = novoclip.stochastic_rounding(novoclip.sgd(0.1, momentum=0.9, accumulator_dtype=RANDOM))
+    weights = {"a": jnp.ones(4, jnp.bfloat16), "b": jnp.ones(4, jnp.bfloat16)}
+    state = optimizer.init(weights)
+    for _ in range(3):
+        _, state = optimizer.update(weights, state, weights)
+    assert len({tuple(np.asarray(bits).tolist()) for bits in drawn}) == len(drawn) == 12
 
 
 def test_steps_and_leaves_draw_other_bits():

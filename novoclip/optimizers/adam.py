@@ -228,6 +228,7 @@ def adam(
     follows. "int8": codes that are finer near 0, one float32 scale per 256 elements, 2.03 bytes a parameter in place of
     8. "bfloat16_stochastic": 4 bytes, and the expectations of m and v are those without rounding; the name "bfloat16"
     is rounded to nearest, as in Optax. A complex m stays as it is, and with "int8" rows of one element and scalars.
+    Under `jax.vmap`, and for shards that only `across_shards` knows of, all draw the same bits.
     """
     check_flag("bias_correction", bias_correction)
     corrections = {"bias_correction_mu": bias_correction, "bias_correction_nu": bias_correction}

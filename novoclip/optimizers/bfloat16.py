@@ -73,7 +73,7 @@ def root_rounded(root: jax.Array, bits: jax.Array) -> jax.Array:
 
     Of the two nearest numbers a <= x <= b of the dtype, the result is b with probability (x^2 - a^2) / (b^2 - a^2),
     within 2^-24. Numbers of the dtype remain as they are, as do infinity and NaN; numbers beyond its range become its
-    largest.
+    largest, and on devices that flush subnormal numbers those below 1.2e-38 become 0.
 
     Args:
       root: float32 numbers x, of any shape.

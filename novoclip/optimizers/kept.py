@@ -13,6 +13,7 @@ from novoclip.optimizers.precision import in_precision
 from novoclip.optimizers.selection import unless
 
 STOCHASTIC = "bfloat16_stochastic"
+OF_MOMENTS = 0x6D6F6D65  # a seed: weights that are rounded at random have others, usually 0
 TAKEN = f'write "float32", "bfloat16" (rounded to nearest), "{STOCHASTIC}" (rounded at random) or "int8"'
 
 
@@ -75,8 +76,8 @@ def as_kept(moments: Any, old: Any, steps: jax.Array, skipped: jax.Array | None)
             return unless(skipped, encode(new, signed=before.codes.dtype == jnp.int8, key=own), before)
         return unless(skipped, rounded_as(before, new, own), before)
 
-    with jax.threefry_partitionable(True):  # bits that do not depend on how a leaf is sharded
-        key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), steps)
+    with jax.threefry_partitionable(True):  # whatever the setting is
+        key = jax.random.fold_in(jax.random.key(OF_MOMENTS, impl="threefry2x32"), steps)
         return jax.tree.map(fitting, old, moments, is_leaf=_is_random)
 
 

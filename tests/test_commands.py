@@ -267,6 +267,11 @@ def test_demo_of_an_installed_package_needs_no_clone(capsys, monkeypatch, tmp_pa
     assert own_nan == pytest.approx(calm, rel=0.2)
     assert "takes --steps and --seed; examples/train_lm.py of a clone" in refused(capsys, "demo", "--clip", "zclip")
     assert "--steps must be at least 80" in refused(capsys, "demo", "--steps", "3")
+    assert "--steps must be at most 1000000; got 1" in refused(capsys, "demo", "--steps", "1" + 20 * "0")
+    for seed in ("99999999999999999999999", "4294967296", "-1"):
+        assert f"--seed must be from 0 to 4294967295; got {seed}" in refused(capsys, "demo", "--seed", seed)
+    assert demo_command._options(["--seed", "4294967295"]) == (400, 2**32 - 1)
+    jax.random.key(2**32 - 1)
 
 
 def test_the_demo_compares_what_can_be_pasted():

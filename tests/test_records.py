@@ -239,6 +239,33 @@ def test_lines_of_other_text_are_ignored():
     assert table.columns == {"step": [3.0], "tps": [12345.0], "grad_norm": [0.5]}
 
 
+def test_an_indented_text_erases_no_number(tmp_path):
+    lines = []
+    for step, norm in zip(STEPS, NORMS, strict=True):
+        lines += [f"step={step} loss=2.5 grad_norm={norm}", "    loss=skipped", "    grad_norm=n/a", "    lr=nan"]
+    record = read_record(write(tmp_path / "a.log", "\n".join(lines)))
+    np.testing.assert_array_equal(record.norms, NORMS)
+    np.testing.assert_array_equal(record.losses, np.full(20, 2.5))
+    np.testing.assert_array_equal(record.steps, STEPS)
+
+
+def test_an_indented_number_that_the_row_has_begins_another():
+    (table,) = read_console("  grad_norm=1\n" * 100)
+    assert table.columns == {"grad_norm": [1.0] * 100}
+    (table,) = read_console("[step=1/9]\n  a=inf\n  b=2\n  a=3\n  b=4\n  step=2,a=5,b=6\n")
+    assert table.columns == {"step": [1.0, None, 2.0], "a": [np.inf, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
+
+
+@pytest.mark.parametrize("values", [NORMS.tolist(), [{"step": 0, "value": 1.0}, 2.0]])
+def test_a_file_with_a_column_called_values_is_no_metric_of_trackio(tmp_path, values):
+    columns = {"metric": "grad_norm", "values": values, "grad_norm": NORMS.tolist(), "loss": LOSSES.tolist()}
+    source = write(tmp_path / "a.json", json.dumps(columns))
+    if values == NORMS.tolist():
+        np.testing.assert_array_equal(read_record(source).losses, LOSSES)
+    else:
+        assert f"{source}: the file: 'values' must be a 1-D array of numbers" in error_of(source)
+
+
 @pytest.mark.parametrize(
     ("names", "best"),
     [
@@ -426,6 +453,7 @@ def test_norms_recorded_after_a_clip_are_refused(limit):
             "'grad_norm' must be a 1-D array of numbers, one for each row; got an array of",
         ),
         ({"grad_norm": ["a"]}, "must be a 1-D array of numbers, one for each row; got list"),
+        ({"grad_norm": [10**400]}, "must be a 1-D array of numbers, one for each row; got list"),
         ({"grad_norm": [1.0, 2.0], "step": [1]}, "equally many rows; 'grad_norm' has 2, 'step' has 1"),
         ({"grad_norm": [1.0, 2.0], "step": [0.5, 1]}, "'step' must hold the steps, whole numbers; it holds 0.5"),
     ],

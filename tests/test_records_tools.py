@@ -156,3 +156,17 @@ def test_a_loss_comes_from_the_row_of_its_own_epoch(tmp_path):
             lines += [f"{epoch},{step},{10 * epoch + step},", f"{epoch},{step},,{1 + step / 100}"]
     record = read_record(write(tmp_path / "log.csv", "\n".join(lines)))
     np.testing.assert_array_equal(record.losses, np.r_[np.arange(20), 10 + np.arange(20)])
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(5, 10), (5, 2), (2, 9), (40, 3)])
+def test_all_joins_parts_of_any_length(rows, passes):
+    norms = 1 + np.arange(rows * passes) / 100
+    record = read_record({"grad_norm": norms, "step": np.tile(np.arange(rows), passes)}, run="all")
+    np.testing.assert_array_equal(record.norms, norms)
+    np.testing.assert_array_equal(record.steps, np.arange(rows * passes))
+    assert f"the steps begin again in each of {passes} parts: these were joined, and the steps count on" in record.notes
+
+
+def test_norms_and_losses_in_blocks_of_lines_are_put_together(tmp_path):
+    lines = ["step,loss,grad_norm", *(f"{s},,{1 + s / 100}" for s in range(50)), *(f"{s},{s}," for s in range(50))]
+    np.testing.assert_array_equal(read_record(write(tmp_path / "log.csv", "\n".join(lines))).losses, np.arange(50))

@@ -12,7 +12,7 @@ from benchmarks.replays_made import made
 import novoclip
 from novoclip.records import Record, RecordError, read_record
 from novoclip.replays.judge import judged, why_unfit
-from novoclip.replays.run import course, course_of, why_not_by_tensor
+from novoclip.replays.run import course, course_of, courses, why_not_by_tensor
 
 QUIET = np.exp(0.1 * np.random.default_rng(0).normal(size=200))
 SPIKY = QUIET * np.where(np.isin(np.arange(200), (30, 31, 90, 150)), 20.0, 1.0)
@@ -45,17 +45,40 @@ def test_a_recorded_norm_is_a_gradient_with_one_element():
     np.testing.assert_array_equal(found.limits, np.full(5, 3.0))
 
 
-def test_what_was_compiled_for_one_record_serves_the_next_with_as_many_rows():
+@pytest.mark.parametrize("grid", [False, True])
+def test_what_was_compiled_for_one_record_serves_those_of_other_lengths(grid):
+    """Each program takes megabytes, not all of which are ever freed: not one for each length."""
     traced = []
 
-    def rule():
+    def rule(limit=3.0):
         traced.append(True)
-        return novoclip.clip_by_global_norm(3.0)
+        return novoclip.clip_by_global_norm(limit)
 
-    for norms in (QUIET, SPIKY):
-        found = course_of(rule, record_of(norms), tensors=False)
-        np.testing.assert_allclose(found.after, np.minimum(norms, 3), rtol=1e-6)
-    assert len(traced) == 1
+    for rows in (*range(1, 600, 37), 200, 200):
+        record = record_of(np.resize(SPIKY, rows))
+        if grid:
+            found = courses(rule, [3.0, 1.0], record, tensors=False)
+            np.testing.assert_allclose(found[1].after, np.minimum(record.norms, 1), rtol=1e-6)
+        else:
+            found = [course_of(rule, record, tensors=False)]
+        np.testing.assert_allclose(found[0].after, np.minimum(record.norms, 3), rtol=1e-6)
+        np.testing.assert_array_equal(found[0].limits, np.full(rows, 3.0))
+    assert len(traced) == 3  # for up to 256, 512 and 1024 rows
+
+
+def test_a_record_that_is_filled_up_gives_the_same_course():
+    losses = np.where(np.arange(150) % 7 == 0, np.nan, 8 - np.arange(150) / 50)
+    record = record_of(
+        np.where(np.arange(150) == 40, np.nan, SPIKY[:150]), losses, {"a": SPIKY[:150], "b": QUIET[:150]}
+    )
+
+    def rule():
+        return novoclip.protect(optax.identity())
+
+    for tensors in (False, True):
+        alone = course(rule(), record, tensors=tensors)
+        for one, other in zip(alone, course_of(rule, record, tensors=tensors), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_guards_see_the_losses_and_what_they_skip_is_counted():

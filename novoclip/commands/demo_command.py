@@ -16,6 +16,8 @@ from novoclip.commands import demo_storm
 from novoclip.commands.parser import CommandError, Parser
 
 SHORTEST = 2 * demo_storm.EVERY
+LONGEST = 1_000_000
+HIGHEST = 2**32 - 1  # seed that JAX takes
 CLONE = "examples/train_lm.py of a clone of the repository has more"
 
 
@@ -39,6 +41,12 @@ def _options(rest: list[str]) -> tuple[int, int]:
         raise CommandError(msg)
     if found.steps < SHORTEST:
         msg = f"--steps must be at least {SHORTEST}, to have room for the storm; got {found.steps}"
+        raise CommandError(msg)
+    if found.steps > LONGEST:
+        msg = f"--steps must be at most {LONGEST}; got {found.steps}"
+        raise CommandError(msg)
+    if not 0 <= found.seed <= HIGHEST:
+        msg = f"--seed must be from 0 to {HIGHEST}; got {found.seed}"
         raise CommandError(msg)
     return found.steps, found.seed
 

@@ -62,5 +62,5 @@ def _numbers(values: Any) -> np.ndarray | None:
     # None in a list is an empty cell for float64 too: NaN.
     try:
         return np.asarray(values).astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

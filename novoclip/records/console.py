@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from novoclip.records.table import Table, table_of_rows
+from novoclip.records.table import Table, number, table_of_rows
 
 COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
@@ -30,11 +30,20 @@ def read_console(text: str) -> list[Table]:
     rows: list[dict[str, str]] = []
     for line in COLOR.sub("", text).splitlines():
         continued = CONTINUED.fullmatch(line)
-        if continued and rows:
-            rows[-1][continued[1]] = continued[2].replace(",", "")
+        if continued and rows and "=" not in continued[2]:
+            _continue(rows, continued[1], continued[2].replace(",", ""))
         elif row := _row(line):
             rows.append(row)
     return [table_of_rows("", rows)]
+
+
+def _continue(rows: list[dict[str, str]], key: str, value: str) -> None:
+    """Add a metric to the last row, or to a new one if the last has it; a text, such as "skipped", is ignored."""
+    if number(value) is None:
+        return
+    if key in rows[-1]:
+        rows.append({})
+    rows[-1][key] = value
 
 
 def _row(line: str) -> dict[str, str]:

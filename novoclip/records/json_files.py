@@ -17,7 +17,7 @@ def read_json(text: str) -> list[Table] | None:
         return _read_lines(text)
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):
         value = value["log_history"]
-    if isinstance(value, dict) and isinstance(value.get("values"), list) and isinstance(value.get("metric"), str):
+    if _is_metric(value):
         # One metric, as `trackio get metric --json` prints it.
         return [
             table_of_rows("", ({"step": row.get("step"), value["metric"]: row.get("value")} for row in value["values"]))
@@ -29,6 +29,13 @@ def read_json(text: str) -> list[Table] | None:
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         return [table_of_rows("", map(flatten, value))]
     return tables_of_array(value, "the file") if isinstance(value, list) and value else None
+
+
+def _is_metric(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("metric"), str):
+        return False
+    values = value.get("values")
+    return isinstance(values, list) and all(isinstance(row, dict) for row in values)
 
 
 def _read_lines(text: str) -> list[Table] | None:

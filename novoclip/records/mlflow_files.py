@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 import re
 
-from novoclip.records.table import Table, table_of_series
+from novoclip.records.record import RecordError
+from novoclip.records.table import Table, number, table_of_series
 
-LINE = re.compile(r"(\d+) (\S+) (\d+)(?: .*)?")
+LINE = re.compile(r"(\d+) (\S+) (-?\d+)(?: .*)?")
 NAME = Path("tags", "mlflow.runName")
 
 
@@ -18,7 +19,11 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_runs(folder: Path) -> list[Table]:
-    """Read all runs of a folder."""
+    """Read all runs of a folder.
+
+    Raises:
+      RecordError: if a line before the last one of a file is damaged.
+    """
     runs = run_folders(folder)
     return [
         table_of_series("" if len(runs) == 1 else _name(run), {_metric(f, run): _values(f) for f in _files(run)})
@@ -27,7 +32,7 @@ def read_runs(folder: Path) -> list[Table]:
 
 
 def _files(run: Path) -> list[Path]:
-    return sorted(file for file in (run / "metrics").rglob("*") if file.is_file())
+    return sorted(file for file in (run / "metrics").rglob("*") if file.is_file() and file.name[0] != ".")
 
 
 def _first_line_fits(file: Path) -> bool:
@@ -40,10 +45,17 @@ def _metric(file: Path, run: Path) -> str:
 
 
 def _name(run: Path) -> str:
-    return (run / NAME).read_text(encoding="utf-8").strip() if (run / NAME).is_file() else run.name
+    return (run / NAME).read_text(encoding="utf-8", errors="replace").strip() if (run / NAME).is_file() else run.name
 
 
 def _values(file: Path) -> list[tuple[int, float, str]]:
-    # A line that does not fit is still being written.
-    found = map(LINE.fullmatch, file.read_text(encoding="utf-8").splitlines())
-    return [(int(line[3]), float(line[1]), line[2]) for line in found if line]
+    lines = file.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    values = []
+    for row, line in enumerate(lines, start=1):
+        found = LINE.fullmatch(line.rstrip())
+        if found and number(found[2]) is not None:
+            values.append((int(found[3]), float(found[1]), found[2]))
+        elif row < len(lines):  # the last line may still be being written
+            msg = f"{file}: line {row} is not 'TIME VALUE STEP': {line[:40]!r}; delete the line in a copy of the folder"
+            raise RecordError(msg)
+    return values

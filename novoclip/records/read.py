@@ -10,7 +10,7 @@ from typing import Any
 from novoclip.records import arrays
 from novoclip.records.record import Record
 from novoclip.records.rows import Named, rows_of_tables
-from novoclip.records.runs import choose, split
+from novoclip.records.runs import choose
 from novoclip.records.sources import tables_of_path
 from novoclip.records.tidy import tidy
 
@@ -40,8 +40,8 @@ def read_record(
       loss: the name of the column of losses.
       step: the name of the column of steps.
       learning_rate: the name of the column of learning rates.
-      run: which of several runs to read: its name, or its number from 1; "all" joins them if they are the epochs of one
-        run, in a log whose steps begin again at each.
+      run: which of several runs to read: its name, or its number from 1, which is needed where two have one name. "all"
+        joins all parts of a log whose steps begin again, as at each epoch of one run.
 
     Returns:
       A Record. Its notes say what was noticed and done.
@@ -68,8 +68,7 @@ def read_record(
     else:
         tables, where, name = arrays.tables_of_array(source), "the array", "norms"
     with_norms = rows_of_tables(tables, named, where)
-    runs = [part for rows in with_norms for part in split(rows)]
-    chosen = choose(runs, run, where)
+    chosen = choose(with_norms, run, where)
     if len(tables) > len(with_norms) == 1:
         note = f"of {len(tables)} runs, only {with_norms[0].name!r} has norms"
         chosen = chosen._replace(notes=(note, *chosen.notes))

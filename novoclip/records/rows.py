@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Iterable
 import math
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from novoclip.records import columns as by_name
 from novoclip.records.delimited import BETWEEN
 from novoclip.records.record import RecordError
 from novoclip.records.runs import Rows
+from novoclip.records.same_step import SameStep
 from novoclip.records.table import Cells, Table
 
 WHOLE = "grad_norm"  # the column that is added where there are norms of tensors only
@@ -92,8 +92,7 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
     if empty:
         notes.append(f"{empty} {'row' if empty == 1 else 'rows'} without a norm were skipped")
 
-    with_norm = [name for name, cells in all_columns.items() if any(cells[row] is not None for row in kept)]
-    step = _column(with_norm, named.step, by_name.find_step, "step", where)
+    step = _step(all_columns, kept, named.step, where, notes)
     if step is not None:
         unknown = sum(all_columns[step][row] is None for row in kept)
         kept = [row for row in kept if all_columns[step][row] is not None]
@@ -102,10 +101,10 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
         steps = _whole(all_columns[step], kept, f"{where}: the column {step!r}")
     else:
         steps = np.arange(len(kept))
-    cells_of_steps = all_columns[step] if step is not None else None
+    nearest = None if step is None else SameStep(all_columns[step], all_columns[norms[0]])
 
     def column(name: str | None) -> np.ndarray:
-        return _values(all_columns[name] if name is not None else [], kept, cells_of_steps)
+        return _values(all_columns[name] if name is not None else [], kept, nearest)
 
     loss = _column(all_columns, named.loss, by_name.find_loss, "loss", where)
     rate = _column(all_columns, named.learning_rate, by_name.find_learning_rate, "learning_rate", where)
@@ -113,6 +112,26 @@ def _rows(table: Table, norms: list[str], named: Named, where: str) -> Rows:
     tensors = {tensor: column(name) for tensor, name in by_name.find_tensors(list(all_columns)).items()}
     epochs = column(by_name.find_epoch(all_columns))
     return Rows(table.name, steps.astype(np.int64), values, tensors, tuple(notes), step is None, epochs)
+
+
+def _step(columns: dict[str, Cells], kept: list[int], wanted: str | None, where: str, notes: list[str]) -> str | None:
+    """Return the column of steps; one that is the same in all rows, as MLflow writes without `step=`, is none."""
+    with_norm = [name for name, cells in columns.items() if any(cells[row] is not None for row in kept)]
+    step = _column(with_norm, wanted, by_name.find_step, "step", where)
+    if step is None or (same := _same(columns[step], kept)) is None:
+        return step
+    rows, value = same
+    notes.append(f"all {rows} rows with a norm have the step {value:g} in {step!r}, which is therefore not used")
+    while step is not None and _same(columns[step], kept) is not None:
+        with_norm.remove(step)
+        step = by_name.find_step(with_norm)
+    return step
+
+
+def _same(cells: Cells, kept: list[int]) -> tuple[int, float] | None:
+    """Return how many of the rows hold a number, and the number, if there are several that are all equal."""
+    found = [cell for row in kept if (cell := cells[row]) is not None]
+    return (len(found), found[0]) if len(found) > 1 and all(cell == found[0] for cell in found) else None
 
 
 def _column(
@@ -144,22 +163,10 @@ def _whole(cells: Cells, kept: list[int], what: str) -> np.ndarray:
     return steps
 
 
-def _values(cells: Cells, kept: list[int], steps: Cells | None) -> np.ndarray:
+def _values(cells: Cells, kept: list[int], nearest: SameStep | None) -> np.ndarray:
     """Return a column's numbers in the kept rows, taking empty cells from the nearest row of the same step."""
     if not cells:
         return np.full(len(kept), np.nan)
-    of_step: dict[float | None, list[int]] = {}
-    for row, step in enumerate(steps or ()):
-        if cells[row] is not None:
-            of_step.setdefault(step, []).append(row)
-
-    def value(row: int) -> float | None:
-        if cells[row] is not None or steps is None:
-            return cells[row]
-        # Steps may begin again, at each epoch or in another run.
-        rows = of_step.get(steps[row], [])
-        after = bisect.bisect(rows, row)
-        near = rows[max(0, after - 1) : after + 1]
-        return cells[min(near, key=lambda other: (abs(other - row), -other))] if near else None
-
-    return np.array([value(row) for row in kept], np.float64)
+    if nearest is None:
+        return np.array([cells[row] for row in kept], np.float64)
+    return np.array(nearest.fill(cells, kept), np.float64)

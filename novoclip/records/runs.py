@@ -48,17 +48,11 @@ class Rows(NamedTuple):
         return self._replace(steps=self.steps[chosen], values=values, tensors=tensors, epochs=self.epochs[chosen])
 
 
-def join_parts(parts: Sequence[Rows]) -> Rows:
-    """Return the parts of one log as one run, with steps that count on."""
-    whole = parts[0]._replace(
-        name=parts[0].name.rpartition(PART)[0].strip(),
-        steps=np.concatenate([part.steps for part in parts]),
-        values={key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values},
-        tensors={key: np.concatenate([part.tensors[key] for part in parts]) for key in parts[0].tensors},
-        epochs=np.concatenate([part.epochs for part in parts]),
-        parts=1,
-    )
-    return _joined(whole, np.cumsum([len(part.steps) for part in parts])[:-1].tolist(), "parts")
+def join(rows: Rows) -> Rows:
+    """Return one log as one run, with steps that count on at each place where they begin again near the start."""
+    again = _restarts(rows.steps)
+    what = "epochs" if all(_rises(rows, row) for row in again) else "parts"
+    return _joined(rows, again, what) if again else rows
 
 
 def split(rows: Rows) -> list[Rows]:
@@ -67,7 +61,7 @@ def split(rows: Rows) -> list[Rows]:
     If the epoch rises there, they are epochs of one run, and the steps of the latter count on.
     """
     again = _restarts(rows.steps)
-    epochs = [row for row in again if rows.epochs[row] > rows.epochs[row - 1]]
+    epochs = [row for row in again if _rises(rows, row)]
     starts = [0]
     for row in again:
         if row not in epochs and row - starts[-1] >= FEWEST:
@@ -80,6 +74,10 @@ def split(rows: Rows) -> list[Rows]:
             one = one._replace(name=f"{rows.name} {PART}{part}".strip())
         parts.append(_joined(one, inside, "epochs") if inside else one)
     return parts
+
+
+def _rises(rows: Rows, row: int) -> bool:
+    return bool(rows.epochs[row] > rows.epochs[row - 1])
 
 
 def _restarts(steps: np.ndarray) -> list[int]:
@@ -107,32 +105,43 @@ def _joined(rows: Rows, starts: Sequence[int], what: str) -> Rows:
     return rows._replace(steps=np.concatenate(pieces), notes=(*rows.notes, note))
 
 
-def choose(runs: Sequence[Rows], run: str | int | None, where: str) -> Rows:
+def choose(logs: Sequence[Rows], run: str | int | None, where: str) -> Rows:
     """Return the run with a name or a number from 1, or with "all" the parts of one log joined; else the only one.
 
     Raises:
-      RecordError: if there are several, or if none has the name or number.
+      RecordError: if there are several, if none has the name or number, or if several have the name.
     """
+    runs = [part for rows in logs for part in split(rows)]
     if run is None and len(runs) == 1:
         return runs[0]
-    for one in runs:
-        if run is not None and one.name == str(run):
-            return _noted(one)
+    named = [i for i, one in enumerate(runs, start=1) if run is not None and one.name == str(run)]
+    if len(named) == 1:
+        return _noted(runs[named[0] - 1])
+    if named and isinstance(run, str):
+        msg = f"{where} holds {len(named)} runs named {run!r}: "
+        msg += f"write {_either('run=', named)} ({_either('--run ', named)})"
+        raise RecordError(msg)
     if run is not None and str(run).isdecimal() and 1 <= int(run) <= len(runs):
         return _noted(runs[int(run) - 1])
-    of_one_log = len(runs) == runs[0].parts
-    if run == ALL and of_one_log:
-        return join_parts(runs) if len(runs) > 1 else runs[0]
+    if run == ALL and len(logs) == 1:
+        return join(logs[0])
+    raise RecordError(_which(runs, run, where, EPOCHS if len(logs) == 1 else ""))
+
+
+def _which(runs: Sequence[Rows], run: str | int | None, where: str, epochs: str) -> str:
+    """Return the message that lists the runs."""
     listed = ", ".join(f"{i}: {one.name!r} ({len(one.steps)} rows)" for i, one in enumerate(runs[:LISTED], start=1))
     more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
     if run is None:
-        msg = f"{where} holds {len(runs)} runs, {listed}{more}: choose one with run=NUMBER or run=NAME (--run)"
-        msg += EPOCHS if of_one_log else ""
-    elif len(runs) == 1 and not runs[0].name:
-        msg = f"{where} has no run {run!r}: it holds one run, which has no name; omit run= (--run)"
-    else:
-        msg = f"{where} has no run {run!r}; it holds {listed}{more}"
-    raise RecordError(msg)
+        return f"{where} holds {len(runs)} runs, {listed}{more}: choose one with run=NUMBER or run=NAME (--run){epochs}"
+    if len(runs) == 1 and not runs[0].name:
+        return f"{where} has no run {run!r}: it holds one run, which has no name; omit run= (--run)"
+    return f"{where} has no run {run!r}; it holds {listed}{more}"
+
+
+def _either(option: str, numbers: Sequence[int]) -> str:
+    shown = [f"{option}{number}" for number in numbers[:LISTED]]
+    return " or ".join(shown) + (" or a later one" if len(numbers) > LISTED else "")
 
 
 def _noted(one: Rows) -> Rows:

@@ -17,6 +17,7 @@ from novoclip.safe_math import hypotenuse
 from novoclip.telemetry import metrics
 
 LIMITS = ("limit", "clip_limit")
+SHORTEST = 256  # rows that a compiled program has at least
 SKIPPED = ("spikes/skipped", "guard/nonfinite", "optimizer/nonfinite")
 
 
@@ -45,16 +46,19 @@ def course(transform: optax.GradientTransformation, record: Record, *, tensors: 
     Returns:
       A Course.
     """
-    rows, params = _rows(record, tensors=tensors)
+    rows, params = _rows(record, len(record.norms), tensors=tensors)
     return _course(jax.jit(lambda *rows: _scan(transform, rows, params))(*rows)[1])
 
 
 def course_of(rule: Callable[[], optax.GradientTransformation], record: Record, *, tensors: bool) -> Course:
     """Run the transform that a function makes, as `course` does.
 
-    It is compiled once for each function and number of rows: for a function that lives as long as the program.
+    It is compiled once for each function and number of rows, which is filled up to a power of two, at least 256; also
+    for records with losses and those without, and for each set of names of tensors. What was compiled is kept: for a
+    function that lives as long as the program.
     """
-    return _course(_one(rule, *_rows(record, tensors=tensors))[1])
+    found = _one(rule, *_rows(record, _filled(record), tensors=tensors))[1]
+    return _course([each[: len(record.norms)] for each in found])
 
 
 def courses(
@@ -62,10 +66,11 @@ def courses(
 ) -> list[Course]:
     """Run the transforms that a function makes of several numbers, as one program.
 
-    Their rounding may differ from that of `course`. It is compiled once, as in `course_of`.
+    Their rounding may differ from that of `course`. It is compiled as in `course_of`, and for each count of numbers.
     """
-    found = _grid(rule, jnp.asarray(numbers, jnp.float32), *_rows(record, tensors=tensors))
-    return [_course([np.asarray(each[i]) for each in found]) for i in range(len(numbers))]
+    found = _grid(rule, jnp.asarray(numbers, jnp.float32), *_rows(record, _filled(record), tensors=tensors))
+    courses = [np.asarray(each)[:, : len(record.norms)] for each in found]
+    return [_course([each[i] for each in courses]) for i in range(len(numbers))]
 
 
 def why_not_by_tensor(record: Record) -> str | None:
@@ -83,11 +88,19 @@ def why_not_by_tensor(record: Record) -> str | None:
     return None
 
 
-def _rows(record: Record, *, tensors: bool) -> tuple[Any, Any]:
-    """Return the gradients and the losses of all rows, and parameters like the gradients."""
+def _filled(record: Record) -> int:
+    """Return a number of rows that many records share: each further one would be compiled, and kept."""
+    return max(SHORTEST, 1 << (len(record.norms) - 1).bit_length())
+
+
+def _rows(record: Record, length: int, *, tensors: bool) -> tuple[Any, Any]:
+    """Return the gradients and the losses of all rows and of zeros after them, and parameters like the gradients."""
+    after = (0, length - len(record.norms))
     norms = record.tensors if tensors else {"": record.norms}
-    gradients = {name: jnp.asarray(_float32(each))[:, None] for name, each in norms.items()}
-    return (gradients, _losses(record)), {name: jnp.ones(1) for name in gradients}
+    gradients = {name: jnp.asarray(np.pad(_float32(each), after))[:, None] for name, each in norms.items()}
+    losses = _losses(record)
+    filled = None if losses is None else jnp.asarray(np.pad(losses, after))
+    return (gradients, filled), {name: jnp.ones(1) for name in gradients}
 
 
 def _course(found: Sequence[Any]) -> Course:
@@ -132,7 +145,7 @@ def _skipped(state: Any) -> jax.Array:
     return sum(counts, jnp.zeros((), jnp.int32))
 
 
-def _losses(record: Record) -> jax.Array | None:
+def _losses(record: Record) -> np.ndarray | None:
     """Return the losses; a row without one, which reads NaN, has that of the row before. None if there are none."""
     known = ~np.isnan(record.losses)
     if not known.any():
@@ -140,7 +153,7 @@ def _losses(record: Record) -> jax.Array | None:
     # A loss that was NaN and one that was not logged look alike; the former comes with a norm that is not finite.
     last = np.maximum.accumulate(np.where(known, np.arange(known.size), -1))
     filled = np.where(last >= 0, record.losses[np.maximum(last, 0)], record.losses[known][0])
-    return jnp.asarray(_float32(np.where(known | np.isfinite(record.norms), filled, record.losses)))
+    return _float32(np.where(known | np.isfinite(record.norms), filled, record.losses))
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def random_bits(key: jax.Array, like: jax.Array, axes: tuple[str, ...] | None = 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> bits = random_bits(jax.random.key(0), jnp.zeros(100_000))
-      >>> print(bits.dtype, round(float((bits / 2**32).mean()), 2))
+      >>> print(bits.dtype, round(float((bits / 2.0**32).mean()), 2))
       uint32 0.5
 
     References:

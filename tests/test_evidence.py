@@ -28,7 +28,7 @@ LITTLE = {
     "records": f"--records {ROOT}/tests/records --only d5_hf_translation_lora",
     "storm": "--seeds 1 --steps 2 --first 1",
 }
-LONG = ("deep_network", "heavy_tails", "ppo", "records", "storm")  # to compile
+LONG = ("copying_rnn", "deep_network", "heavy_tails", "per_example", "ppo", "records", "storm")  # to compile
 
 
 @pytest.fixture

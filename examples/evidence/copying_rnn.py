@@ -21,7 +21,7 @@ from training import Problem, half_decades, sweep
 import novoclip
 
 SYMBOLS, COPIED, DELAY, BATCH, WIDTH, RADIUS = 4, 3, 30, 16, 48, 1.6
-RATES = half_decades(-3, 0)
+RATES = half_decades(-4, 0.5)
 SGD = partial(novoclip.sgd, momentum=0.9)
 
 

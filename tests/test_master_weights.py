@@ -17,6 +17,7 @@ from novoclip.origin import made_by
 from novoclip.precision.master_weights import master_weights, weights_of
 from novoclip.precision.narrow import update_to
 from novoclip.precision.remainders import joined, split
+from tests.programs import SUMS_IN_ONE_DTYPE
 
 BF16 = ml_dtypes.bfloat16
 KINDS = (None, "int16", "int8")
@@ -290,6 +291,7 @@ def wide(array):
     return np.asarray(array, np.float64)
 
 
+@SUMS_IN_ONE_DTYPE
 @pytest.mark.parametrize("kind", [None, "int16"])
 def test_inside_and_around_multi_steps(kind):
     inside = master_weights(optax.MultiSteps(optax.sgd(1e-4), 2).gradient_transformation(), remainder=kind)

@@ -12,6 +12,7 @@ import pytest
 
 from novoclip.origin import made_by
 from novoclip.precision.stochastic import StochasticRoundingState, stochastic_rounding, stochastically_rounded
+from tests.programs import SUMS_IN_ONE_DTYPE
 from tests.steps import compiled
 
 rounded = jax.jit(stochastically_rounded, static_argnums=1)
@@ -174,7 +175,7 @@ def test_in_shard_map_replicas_agree_and_shards_differ():
     assert len({row.tobytes() for row in np.asarray(found["sharded"])}) == 8
 
 
-def test_it_works_under_vmap_donation_and_in_multi_steps():
+def test_it_works_under_vmap_and_donation():
     optimizer = compiled(stochastic_rounding(optax.adam(1e-2)))
     stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), tree())
     states = jax.vmap(optimizer.init)(stack)
@@ -188,6 +189,10 @@ def test_it_works_under_vmap_donation_and_in_multi_steps():
     for _ in range(2):
         _, state = step(tree(), state, tree())
     assert int(state.steps) == 2
+
+
+@SUMS_IN_ONE_DTYPE
+def test_it_works_inside_and_around_multi_steps():
     inside = stochastic_rounding(optax.MultiSteps(optax.sgd(1e-2), 2).gradient_transformation())
     around = optax.MultiSteps(stochastic_rounding(optax.sgd(1e-2)), 2).gradient_transformation()
     for each in (inside, around):

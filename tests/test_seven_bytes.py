@@ -11,6 +11,7 @@ import pytest
 
 import novoclip
 from novoclip.optimizers.companded import BLOCK
+from tests.programs import SUMS_IN_ONE_DTYPE
 
 
 def recipe(rate=3e-4):
@@ -81,6 +82,7 @@ def test_donated_and_restored_runs_have_the_same_bits_and_sharded_ones_draw_them
             np.testing.assert_allclose(*(np.asarray(x, np.float64) for x in (one, other)), rtol=1e-6)
 
 
+@SUMS_IN_ONE_DTYPE
 def test_in_multi_steps_two_equal_microbatches_are_one_step():
     one, two = recipe(0.01), optax.MultiSteps(recipe(0.01), 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
 import json
 import math
@@ -96,7 +97,7 @@ def test_write_does_not_wait_for_the_step(tmp_path):
 def test_metrics_of_donated_states_are_written(tmp_path):
     optimizer = novoclip.protect(optax.sgd(1.0))
 
-    @jax.jit(donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0)
     def step_on(state, gradient):
         return optimizer.update(gradient, state, gradient, value=jnp.sum(gradient))[1]
 

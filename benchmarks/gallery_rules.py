@@ -56,7 +56,7 @@ BEFORE = {
     "clip_by_deviation": Card(
         "novoclip.clip_by_deviation(3.0, warmup=8)",
         "the first steps need a limit: there is none before the warm-up ends, after 64 norms by default",
-        use="the norms vary around a level, and only norms some standard deviations above it should be clipped",
+        use="the norms vary around a level, and only norms far above it should be clipped",
     ),
     "zclip": Card(
         "novoclip.zclip()",

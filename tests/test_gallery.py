@@ -15,7 +15,6 @@ from benchmarks import gallery, gallery_formula, gallery_pages, gallery_pictures
 import novoclip
 from novoclip import catalog
 from novoclip.commands import main, use_when
-from tests.test_readme import anchors_of
 
 FOLDER = gallery.FOLDER
 CARDS = gallery_pages.CARDS
@@ -97,16 +96,6 @@ def test_a_picture_has_the_same_bytes_each_time():
     after = np.where(np.arange(gallery_run.ROWS) == gallery_run.NONFINITE, 0.0, 1.0)
     shown = gallery_run.Shown(gallery_run.PROBES, np.minimum(gallery_run.PROBES, 1.0), after)
     assert gallery_pictures.svg(shown) == gallery_pictures.svg(shown)
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name, pages):
-    for link in re.findall(r"\]\(([^)\s]+)\)", pages[name]):
-        if not link.startswith("https://"):
-            file, _, anchor = link.partition("#")
-            target = FOLDER / file
-            assert target.exists(), link
-            assert not anchor or anchor in anchors_of(target), link
 
 
 def test_a_response_is_the_norm_of_the_result():

@@ -182,19 +182,3 @@ def test_a_page_does_what_it_says(page, capsys, monkeypatch, tmp_path):
         run(code, names, capsys)
     if page in OF_PAGES:
         OF_PAGES[page](names)
-
-
-def anchors_of(path):
-    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", ["README", *(path.stem for path in sorted((ROOT / "docs").glob("*.md")))])
-def test_links_lead_somewhere(page):
-    path = ROOT / "README.md" if page == "README" else ROOT / "docs" / f"{page}.md"
-    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-        if not link.startswith("https://"):
-            name, _, anchor = link.partition("#")
-            target = path.parent / name if name else path
-            assert target.exists(), link
-            assert not anchor or anchor in anchors_of(target), link

@@ -46,7 +46,7 @@ def zclip(
     release: int | None = None,
     eps: ScalarOrSchedule = 1e-6,
 ) -> Limit:
-    """Limit each block whose norm is more than z_threshold standard deviations above its running mean (ZClip).
+    """Limit each block whose norm exceeds its running mean by more than z_threshold standard deviations (ZClip).
 
     With z = (n - mean) / (sqrt(variance) + eps), a block with z > z_threshold is a spike, and has the limit
 

@@ -19,7 +19,7 @@ def random_bits(key: jax.Array, like: jax.Array, axes: tuple[str, ...] | None = 
     i is the number of the element, modulo 2^32, so that it has the same bits however the array is sharded by `jax.jit`.
     In `jax.shard_map`, shards have different bits, by their index along the mesh axes that the array varies over. mix
     is a bijection of 32-bit integers in which each bit of the input changes half of those of the output. That suffices
-    to round numbers, and takes about a tenth of the operations of Threefry; it is no generator for other purposes.
+    to round numbers, and took a tenth of the time of Threefry or less on a CPU; it is no generator for other purposes.
 
     Args:
       key: a key of `jax.random`, another one for each step and each array.

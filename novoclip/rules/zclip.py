@@ -1,4 +1,4 @@
-"""ZClip: clip gradients whose norm is many standard deviations above its running mean."""
+"""ZClip: clip gradients whose norm exceeds its running mean by many standard deviations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zclip(
     nonfinite: Nonfinite = "zero",
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip gradients whose norm is many standard deviations above its running mean (ZClip).
+    """Clip gradients whose norm exceeds its running mean by many standard deviations (ZClip).
 
     u = g min(1, c / n). With z = (n - mean) / (sqrt(variance) + eps), a norm with z > z_threshold is a spike, and has
     the limit c = clip_factor (mean + z_threshold^2 sqrt(variance) / z). `limits.zclip` has the formulas of the mean,

@@ -14,7 +14,7 @@ from novoclip.layout import Layout, block_count, block_counts, split, split_seve
 from novoclip.mesh import across_devices, broadcast_like, global_slice, replicate, varying_axes
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
-from novoclip.safe_math import first_factor, not_lost, power_near, shrunk, square_root, wide_ratio
+from novoclip.safe_math import first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
 from novoclip.slices import groups_of, in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
@@ -36,7 +36,8 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
     if norm == "l1":
         return _combined(sizes, layout, jnp.sum, dtype)
     largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
-    sums = _combined([shrunk(x, dtype) for x in leaves], layout, jnp.sum, dtype)
+    parts = [shrunk(x, factor).astype(dtype) for x, factor in zip(leaves, shrinking(leaves), strict=True)]
+    sums = _combined(parts, layout, jnp.sum, dtype)
     return jax.tree.map(not_lost, largest, sums)
 
 
@@ -61,16 +62,21 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
         return _combined(squares, layout, jnp.sum, dtype, stacks)
 
     totals = first_enough(sums, scales, _all_in_range, stacked(leaves, stacks))
-    sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals)
-    return jax.tree.map(lambda total, size: _root(total, size, scales), totals, sizes)
+    sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals[0])
+    return jax.tree.map(lambda size, *totals: _root(totals, size, scales), sizes, *totals)
 
 
 @jax.jit
-def _root(totals: jax.Array, size: Any, scales: jax.Array) -> jax.Array:
-    """Return the root of the mean at the scale that suits it, chosen by the first total, with the scale undone."""
-    usual, small, large = (square_root(total / size) / scale for total, scale in zip(totals, scales, strict=True))
-    smaller = totals[0] < RANGES[jnp.finfo(totals.dtype).bits].small
-    return jnp.where(_in_range(totals[0]), usual, jnp.where(smaller, small, large))
+def _root(totals: Sequence[jax.Array], size: Any, scales: jax.Array) -> jax.Array:
+    """Return the root of the mean at the scale that suits it, chosen by the first total, with the scale undone.
+
+    It ends in a division, which XLA's CPU backend computes once for all that use the norms.
+    """
+    first = totals[0]
+    usual, smaller = _in_range(first), first < RANGES[jnp.finfo(first.dtype).bits].small
+    total = jnp.where(usual, first, jnp.where(smaller, totals[1], totals[2]))
+    scale = jnp.where(usual, scales[0], jnp.where(smaller, scales[1], scales[2]))
+    return square_root(total / size) / scale
 
 
 @_root_norms.defjvp

@@ -72,13 +72,17 @@ def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
         beyond.astype(norm.dtype),
         (~finite).astype(norm.dtype),
     ]
-    return jnp.sum(jnp.stack(terms), axis=tuple(axis + 1 for axis in axes))
+    return jnp.stack([jnp.sum(term, axis=axes) for term in terms])
 
 
 def _excess(norm: jax.Array, limit: jax.Array) -> jax.Array:
-    """Return a value that increases with norm / limit. Without a limit it increases with the norm, below all others."""
-    most = jnp.finfo(norm.dtype).max
-    quotient = jnp.where(limit > 0, norm / jnp.where(limit > 0, limit, 1), jnp.where(norm > 0, most, 0))
-    inverse = -1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-    known = jnp.isfinite(norm) & ~jnp.isnan(limit)
-    return jnp.where(known, jnp.minimum(jnp.where(is_limit(limit), quotient, inverse), most), most)
+    """Return a value that increases with norm / limit. Without a limit it increases with the norm, below all others.
+
+    It ends in a division, which XLA's CPU backend computes once for all its uses.
+    """
+    finfo = jnp.finfo(norm.dtype)
+    most, limited, known = finfo.max, is_limit(limit), jnp.isfinite(norm) & ~jnp.isnan(limit)
+    above = jnp.where(limit > 0, norm, jnp.where(norm > 0, most, 0))
+    number = jnp.where(known, jnp.where(limited, above, -1), most)
+    by = jnp.where(limited, jnp.where(limit > 0, limit, 1), jnp.maximum(norm, finfo.tiny))
+    return number / jnp.where(known, by, 1)

@@ -11,8 +11,8 @@ import optax
 from novoclip.alike import alike, in_order, stacked
 from novoclip.mesh import across_devices, leaf_axes
 from novoclip.paths import Path, leaves_with_paths
-from novoclip.ranges import accumulation_dtype, common_dtype
-from novoclip.safe_math import shrunk
+from novoclip.ranges import common_dtype
+from novoclip.safe_math import shrinking, shrunk
 
 NamedLeaf = tuple[Path, jax.Array]
 
@@ -71,15 +71,16 @@ def finite_leaves(tree: Any) -> jax.Array:
         return jnp.zeros((0,), bool)
     arrays, over = [leaf for _, leaf in leaves], [leaf_axes(*leaf) for leaf in leaves]
     groups, dtype = alike(arrays, over, alone=[bool(axes) for axes in over]), common_dtype(arrays)
+    stacks = stacked(arrays, groups)
     parts = [
-        _shrunk_sums(part, dtype, stack=len(places) > 1)
-        for part, places in zip(stacked(arrays, groups), groups, strict=True)
+        _shrunk_sums(stack, factor, dtype, stack=len(places) > 1)
+        for stack, factor, places in zip(stacks, shrinking(stacks), groups, strict=True)
     ]
     return jnp.isfinite(in_order(across_devices(parts, [over[places[0]] for places in groups], jnp.sum), groups))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "stack"))
-def _shrunk_sums(leaf: jax.Array, dtype: Any, *, stack: bool) -> jax.Array:
+def _shrunk_sums(leaf: jax.Array, factor: jax.Array, dtype: Any, *, stack: bool) -> jax.Array:
     """Return a sum that is finite if and only if the leaf is, or with `stack` one for each of the stacked leaves."""
-    sums = jnp.sum(shrunk(leaf, accumulation_dtype(leaf.dtype)), axis=tuple(range(int(stack), leaf.ndim)))
+    sums = jnp.sum(shrunk(leaf, factor), axis=tuple(range(int(stack), leaf.ndim)))
     return sums.astype(dtype).reshape(-1)

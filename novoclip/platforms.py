@@ -26,7 +26,7 @@ def entries(rows: jax.Array) -> list[jax.Array]:
     """
     if not rows.size or not jnp.issubdtype(rows.dtype, jnp.floating):
         return _by_slices(rows)
-    return lax.platform_dependent(rows, cpu=_by_rotation, default=_by_slices)
+    return lax.platform_dependent(rows, cpu=_squeezed_by_rotation, default=_by_slices)
 
 
 def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
@@ -125,39 +125,47 @@ def first_enough(
     scales: jax.Array,
     is_enough: Callable[[Any], jax.Array],
     leaves: Sequence[jax.Array],
-) -> Any:
-    """Return sums(leaves, scale), a pytree, for each scale, stacked; the others may be 0 if the first is enough.
+) -> list[Any]:
+    """Return sums(leaves, scale), a pytree, for each of three scales; only the first is used if it is enough.
 
-    On a CPU, the others are computed only if they are needed. Elsewhere all are computed together, from elements that
-    are read once: the host of a GPU would wait for the condition of a loop at every step.
+    On a CPU, the others are computed only if they are needed, and are anything else. Elsewhere all are computed
+    together, from elements that are read once: the host of a GPU would wait for the condition of a loop at every step.
     """
 
-    def one_by_one(*leaves: jax.Array) -> Any:
+    def one_by_one(*leaves: jax.Array) -> list[Any]:
         # A loop, which usually ends after one pass: the program holds the sums once; with a branch, twice.
         def unfinished(carry: tuple[jax.Array, jax.Array, Any]) -> jax.Array:
             pass_index, done, _ = carry
             return (pass_index < len(scales)) & ~done
 
         def take(carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
-            pass_index, done, totals = carry
+            pass_index, done, (last, one_before, _) = carry
             found = sums(leaves, scales[pass_index])
-            totals = jax.tree.map(lambda total, new: total.at[pass_index].set(new), totals, found)
-            return pass_index + 1, done | (pass_index == 0) & is_enough(found), totals
+            return pass_index + 1, done | (pass_index == 0) & is_enough(found), (found, last, one_before)
 
         def empty(total: Any) -> jax.Array:
-            return jnp.stack([with_sharding_of(jnp.zeros(total.shape, total.dtype), total)] * len(scales))
+            return with_sharding_of(jnp.zeros(total.shape, total.dtype), total)
 
-        totals = jax.tree.map(empty, jax.eval_shape(lambda: sums(leaves, scales[0])))
-        return lax.while_loop(unfinished, take, (jnp.zeros((), jnp.int32), jnp.zeros((), bool), totals))[2]
+        zeros = jax.tree.map(empty, jax.eval_shape(lambda: sums(leaves, scales[0])))
+        start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), (zeros, zeros, zeros))
+        passes, _, (last, one_before, two_before) = lax.while_loop(unfinished, take, start)
+        # After one pass, the first is the last; after three, it is the one before the one before.
+        return [jax.tree.map(functools.partial(jnp.where, passes == 1), last, two_before), one_before, last]
 
-    def side_by_side(*leaves: jax.Array) -> Any:
-        return jax.tree.map(lambda *totals: jnp.stack(totals), *[sums(leaves, scale) for scale in scales])
+    def side_by_side(*leaves: jax.Array) -> list[Any]:
+        return [sums(leaves, scale) for scale in scales]
 
     return lax.platform_dependent(*leaves, cpu=one_by_one, default=side_by_side)
 
 
 def _by_slices(rows: jax.Array) -> list[jax.Array]:
     return [lax.index_in_dim(rows, i, keepdims=False) for i in range(rows.shape[0])]
+
+
+def _squeezed_by_rotation(rows: jax.Array) -> list[jax.Array]:
+    # Kernels of fewer axes are shorter. To merge axes would gather rows that are sharded along one of them.
+    single = [axis for axis in range(1, rows.ndim) if rows.shape[axis] == 1]
+    return [lax.expand_dims(row, [axis - 1 for axis in single]) for row in _by_rotation(lax.squeeze(rows, single))]
 
 
 def _by_rotation(rows: jax.Array) -> list[jax.Array]:

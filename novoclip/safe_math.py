@@ -1,6 +1,6 @@
 """Quotients, roots and sums that do not overflow or underflow in between, nor do their derivatives."""
 
-import functools
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.platforms import kept_apart
-from novoclip.ranges import RANGES
+from novoclip.ranges import RANGES, accumulation_dtype
 
 SHRINK = 2.0**-64
 
@@ -96,11 +96,15 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
-    # By powers of two, and not by the quotient of the two: a division costs as much as a root.
-    ranges, large = RANGES[jnp.finfo(one.dtype).bits], jnp.maximum(one, other)
-    low, high, number = large < ranges.edge, large > 1 / ranges.edge, functools.partial(jnp.asarray, dtype=one.dtype)
-    by = jnp.where(low, number(ranges.step), jnp.where(high, number(1 / ranges.step), number(1)))
-    back = jnp.where(low, number(1 / ranges.step), jnp.where(high, number(ranges.step), number(1)))
+    # By powers of two, and not by the quotient of the two: a division costs as much as a root. The first two bits of
+    # the larger one's exponent choose a power that takes it to the middle of the range. Its inverse takes the root back.
+    # Neither is ever 0 or infinite.
+    form = jnp.finfo(one.dtype)
+    integer, digits, quarter = jnp.dtype(f"int{form.bits}"), form.nmant, 2 ** (form.nexp - 2)
+    middle = quarter // 2
+    part = lax.bitcast_convert_type(lax.max(one, other), integer) & jnp.asarray(3 * quarter << digits, integer)
+    by = lax.bitcast_convert_type(jnp.asarray(4 * quarter - 2 - middle << digits, integer) - part, one.dtype)
+    back = lax.bitcast_convert_type(part + jnp.asarray(middle << digits, integer), one.dtype)
     return jnp.sqrt(jnp.square(one * by) + jnp.square(other * by)) * back
 
 
@@ -112,7 +116,15 @@ def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
     return size, sum(_ratio(jnp.where(size == 0, 0, x), by) * dx for x, dx in zip(primals, tangents, strict=True))
 
 
-def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
+def shrinking(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return the factor of `shrunk` for each leaf: a constant that XLA does not see, nor that it is the same for all.
+
+    As a constant, or if several leaves of one shape shared it, it would be written out, as large as a leaf.
+    """
+    return kept_apart([jnp.asarray(SHRINK, accumulation_dtype(leaf.dtype)) for leaf in leaves])
+
+
+def shrunk(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     """Return the elements scaled so small that any sum of them is finite if and only if all of them are.
 
     The maximum cannot be used: XLA's CPU backend loses NaN in maxima of 4096 and more elements. Neither can the sum of
@@ -120,11 +132,12 @@ def shrunk(leaf: jax.Array, dtype: Any) -> jax.Array:
     """
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         # Not by the same factor: XLA would add the two parts first.
-        return shrunk(leaf.real, dtype) + 0.5 * shrunk(leaf.imag, dtype)
-    # Without the barrier XLA shares the upcast of 16-bit leaves with later operations, and keeps a float32 copy. It
-    # would also write out a constant, as large as the leaf, where leaves of one shape share it.
-    leaf, scale = kept_apart((lax.stop_gradient(leaf), jnp.asarray(SHRINK, dtype)))
-    return leaf.astype(dtype) * scale
+        return shrunk(leaf.real, factor) + 0.5 * shrunk(leaf.imag, factor)
+    leaf = lax.stop_gradient(leaf)
+    if leaf.dtype != factor.dtype:
+        # Otherwise XLA shares the upcast of 16-bit leaves with later operations, and keeps a float32 copy.
+        leaf = kept_apart(leaf).astype(factor.dtype)
+    return leaf * factor
 
 
 def not_lost(largest: jax.Array, total: jax.Array) -> jax.Array:

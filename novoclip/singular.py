@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from novoclip.ranges import accumulation_dtype
-from novoclip.safe_math import not_lost, ratio, shrunk
+from novoclip.safe_math import not_lost, ratio, shrinking, shrunk
 
 
 @jax.custom_jvp
@@ -97,7 +97,7 @@ def _scaled(stack: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return matrices scaled to elements of at most 1, their largest elements, and whether they are finite."""
     wide, dtype = _wide(stack), accumulation_dtype(stack.dtype)
     largest = lax.stop_gradient(jnp.max(jnp.abs(wide), axis=(1, 2), keepdims=True, initial=0))
-    largest = not_lost(largest, jnp.sum(shrunk(stack, dtype), axis=(1, 2), keepdims=True))
+    largest = not_lost(largest, jnp.sum(shrunk(stack, *shrinking([stack])), axis=(1, 2), keepdims=True))
     usable = jnp.isfinite(largest) & (largest > 0)
     by = jnp.where(usable, largest, 1)
     # The inverse itself may underflow.

@@ -97,8 +97,8 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     # By powers of two, and not by the quotient of the two: a division costs as much as a root. The first two bits of
-    # the larger one's exponent choose a power that takes it to the middle of the range. Its inverse takes the root back.
-    # Neither is ever 0 or infinite.
+    # the larger one's exponent choose a power that takes it to the middle of the range, and its inverse for the way
+    # back. Neither is ever 0 or infinite.
     form = jnp.finfo(one.dtype)
     integer, digits, quarter = jnp.dtype(f"int{form.bits}"), form.nmant, 2 ** (form.nexp - 2)
     middle = quarter // 2

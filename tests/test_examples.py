@@ -63,8 +63,19 @@ def history_of(path):
     return list(csv.DictReader(path.read_text("utf-8").splitlines()))
 
 
-def test_flax_train_state():
-    text = output("flax_train_state")
+@pytest.fixture
+def printed(demo, capsys):
+    """A function that runs an example in this process, and returns what it prints."""
+
+    def run(name):
+        demo(name).main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_flax_train_state(printed):
+    text = printed("flax_train_state")
     (alone, behind) = re.findall(r"(Adam.*?): distance from the true curve \S+ -> (\S+)", text)
     assert float(behind[1]) < 0.1 < float(alone[1])
     assert re.search(r"clip/clipped +\d{2,}", text)
@@ -76,21 +87,21 @@ def test_data_parallel():
     assert after < before / 3
 
 
-def test_nnx_optimizer():
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output("nnx_optimizer"))]
+def test_nnx_optimizer(printed):
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", printed("nnx_optimizer"))]
     assert losses[0] > 4
     assert losses[-1] < 2.5
 
 
-def test_own_rule():
-    text = output("own_rule")
+def test_own_rule(printed):
+    text = printed("own_rule")
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", text)]
     assert losses[-1] < losses[0] / 100
     assert re.search(r"^\d+ steps of 1000 had a tensor clipped", text, re.MULTILINE)
 
 
-def test_float16_training():
-    found = re.findall(r"scale +(\d+), (\d+) skipped, loss (\S+)", output("float16_training"))
+def test_float16_training(printed):
+    found = re.findall(r"scale +(\d+), (\d+) skipped, loss (\S+)", printed("float16_training"))
     assert float(found[-1][2]) < float(found[0][2])
     assert int(found[-1][1]) > 0
     assert all(float(scale) < 2**20 for scale, _, _ in found)

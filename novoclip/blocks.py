@@ -1,21 +1,20 @@
 """Norms of blocks of leaves, and rescaling to other norms, without overflow, underflow or loss of precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
-from novoclip.alike import alike, in_order, stacked
-from novoclip.layout import Layout, block_count, block_counts, split, split_several
-from novoclip.mesh import across_devices, broadcast_like, global_slice, replicate, varying_axes
+from novoclip.alike import alike, stacked
+from novoclip.forms import FORMS, block_counts, combined, split, split_several
+from novoclip.layout import Layout
+from novoclip.mesh import broadcast_like, varying_axes
 from novoclip.platforms import first_enough, kept_apart, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
-from novoclip.slices import groups_of, in_groups
 
 NORMS = ("l1", "l2", "max", "rms")
 
@@ -34,10 +33,10 @@ def block_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
         return _root_norms(leaves, layout, norm)
     sizes = [jnp.abs(x).astype(dtype) for x in leaves]
     if norm == "l1":
-        return _combined(sizes, layout, jnp.sum, dtype)
-    largest = _combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
+        return combined(sizes, layout, jnp.sum, dtype)
+    largest = combined(sizes, layout, functools.partial(jnp.max, initial=0), dtype)
     parts = [shrunk(x, factor).astype(dtype) for x, factor in zip(leaves, shrinking(leaves), strict=True)]
-    sums = _combined(parts, layout, jnp.sum, dtype)
+    sums = combined(parts, layout, jnp.sum, dtype)
     return jax.tree.map(not_lost, largest, sums)
 
 
@@ -59,7 +58,7 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
             _squares(x, scale, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, scale, dtype)
             for x, places in zip(leaves, stacks, strict=True)
         ]
-        return _combined(squares, layout, jnp.sum, dtype, stacks)
+        return combined(squares, layout, jnp.sum, dtype, stacks)
 
     totals = first_enough(sums, scales, _all_in_range, stacked(leaves, stacks))
     sizes = block_counts(leaves, layout) if norm == "rms" else jax.tree.map(lambda _: 1, totals[0])
@@ -89,12 +88,13 @@ def _root_norms_jvp(layout: Layout, norm: str, primals: Any, tangents: Any) -> A
     inverse = jax.tree.map(lambda n, by: jnp.where(n == 0, 0, 1 / jnp.where(n == 0, 1, n * by)), norms, near)
     factors = (split(by, leaves, layout) for by in (near, inverse))
     products = [_product(*each) for each in zip(leaves, dleaves, *factors, strict=True)]
-    return norms, jax.tree.map(jnp.divide, _combined(products, layout, jnp.sum, common_dtype(leaves)), sizes)
+    return norms, jax.tree.map(jnp.divide, combined(products, layout, jnp.sum, common_dtype(leaves)), sizes)
 
 
 def _small_alike(leaves: list[jax.Array], layout: Layout) -> list[tuple[int, ...]]:
     on_mesh = layout.over or [tuple(name for names in each for name in names) for each in layout.partition]
-    return alike(leaves, layout.axes, alone=[bool(names) or layout.form == "concatenate" for names in on_mesh])
+    takes_stacks = FORMS[layout.form].takes_stacks
+    return alike(leaves, layout.axes, alone=[bool(names) or not takes_stacks for names in on_mesh])
 
 
 def _product(leaf: jax.Array, tangent: jax.Array, near: jax.Array, by: jax.Array) -> jax.Array:
@@ -171,57 +171,3 @@ def _squares(leaf: jax.Array, scale: jax.Array, dtype: Any, axes: tuple[int, ...
     if leaf.ndim != 2 or axes != (0,) or varying_axes(leaf):
         return _square(leaf, scale, dtype)
     return sum_of_rows(lambda part: _square(part, scale, dtype), leaf)
-
-
-def _combined_slices(
-    parts: list[jax.Array],
-    stacks: list[tuple[int, ...]],
-    layout: Layout,
-    combine: Callable[..., jax.Array],
-    dtype: Any,
-) -> Any:
-    """Combine the elements of each slice of each leaf."""
-    found: dict[tuple[int, ...], jax.Array] = {}
-    for part, places in zip(parts, stacks, strict=True):
-        axes, over = layout.axes[places[0]], layout.partition[places[0]]
-        if len(places) > 1:
-            found[places] = combine(part, axis=tuple(axis + 1 for axis in axes), keepdims=True)
-        else:
-            found[places] = global_slice(combine(part, axis=axes, keepdims=True), axes, over, combine)
-    # Not from the shapes of the leaves, of which a device may hold a part.
-    shapes = {place: found[places].shape[int(len(places) > 1) :] for places in found for place in places}
-    return in_groups(found, groups_of([shapes[place] for place in sorted(shapes)]), dtype)
-
-
-def _combined(
-    parts: list[jax.Array],
-    layout: Layout,
-    combine: Callable[..., jax.Array],
-    dtype: Any,
-    stacks: list[tuple[int, ...]] | None = None,
-) -> Any:
-    """Combine the elements of each block. `stacks`: the places of the leaves in each part, by default one."""
-    stacks = stacks or [(i,) for i in range(len(parts))]
-    if layout.form == "slices":
-        return _combined_slices(parts, stacks, layout, combine, dtype)
-    if not parts:
-        return jnp.zeros(() if layout.form == "scalar" else (0,), dtype)
-    if layout.form == "concatenate":
-        each = zip(parts, layout.axes, layout.partition, strict=True)
-        layers = [global_slice(combine(x, axis=axes, keepdims=True), axes, over, combine) for x, axes, over in each]
-        return jnp.concatenate([replicate(layer).reshape(-1) for layer in layers])
-    over = [layout.over[places[0]] for places in stacks]
-    if layout.form == "scalar":
-        totals = across_devices([combine(part) for part in parts], over, combine)
-        return totals[0] if len(totals) == 1 else combine(jnp.stack(totals))
-    rows = [
-        combine(x, axis=tuple(range(int(len(each) > 1), x.ndim))).reshape(-1)
-        for x, each in zip(parts, stacks, strict=True)
-    ]
-    values = in_order(across_devices(rows, over, combine), stacks)
-    if block_count(layout) == len(layout.block_of):
-        return values
-    members: dict[int, list[int]] = {}
-    for i, block in enumerate(layout.block_of):
-        members.setdefault(block, []).append(i)
-    return jnp.stack([combine(values[np.array(places)]) for places in members.values()])

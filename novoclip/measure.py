@@ -9,7 +9,8 @@ import optax
 
 from novoclip.blocks import block_norms, rescale_leaves
 from novoclip.elements import absolute_values, replace_absolute_values
-from novoclip.layout import Layout, block_counts, block_names, split
+from novoclip.forms import block_counts, block_names, split
+from novoclip.layout import Layout
 from novoclip.leaves import NamedLeaf, named_leaves, with_numbers
 from novoclip.mesh import eval_shape, leaf_axes, shapes_of
 from novoclip.slices import Slices

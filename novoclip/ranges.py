@@ -1,5 +1,6 @@
 """The range of floating-point numbers: powers of two that keep sums of squares in it, and the values for no limit."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ def accumulation_dtype(dtype: Any) -> Any:
     return jnp.float64 if jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits == 64 else jnp.float32
 
 
-def common_dtype(leaves: list[jax.Array]) -> Any:
+def common_dtype(leaves: Sequence[jax.Array]) -> Any:
     """Return float64 if any leaf has 64-bit elements, else float32."""
     double = any(accumulation_dtype(leaf.dtype) == jnp.float64 for leaf in leaves)
     return jnp.float64 if double else jnp.float32

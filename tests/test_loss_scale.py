@@ -1,5 +1,7 @@
 """The scale follows the rule of torch's GradScaler, skipped steps leave no trace, and limits see unscaled gradients."""
 
+import functools
+
 from flax.training.dynamic_scale import DynamicScale
 import jax
 from jax import lax
@@ -15,6 +17,7 @@ from novoclip.origin import made_by
 from novoclip.precision.loss_scale import loss_scaling, scale_of
 from novoclip.precision.master_weights import master_weights
 from novoclip.precision.stochastic import stochastic_rounding
+from tests.steps import compiled
 
 OPTIONS = {"growth_interval": 3, "min_scale": 2.0, "max_scale": 64.0}
 # Which steps overflow: some in a row down to the smallest scale, then enough good ones up to the largest.
@@ -36,7 +39,7 @@ def oracle(bad, scale, interval, growth=2.0, backoff=0.5, low=2.0, high=64.0):
 
 
 def params():
-    return {"w": jnp.ones((8, 16)), "b": jnp.zeros(3)}
+    return {"w": jnp.asarray(np.ones((8, 16), np.float32)), "b": jnp.asarray(np.zeros(3, np.float32))}
 
 
 def gradients(step):
@@ -57,9 +60,9 @@ def run(optimizer, bad, weights=None, dtype=jnp.float16):
         return (optax.apply_updates(weights, updates), state), (scale_of(state), updates)
 
     weights = params() if weights is None else weights
-    steps = jnp.stack([jnp.arange(len(bad), dtype=jnp.float32), jnp.asarray(bad, jnp.float32)], 1)
-    start = weights, optimizer.init(weights)
-    (weights, state), (scales, updates) = jax.jit(lambda start: lax.scan(step, start, steps))(start)
+    steps = np.stack([np.arange(len(bad), dtype=np.float32), np.asarray(bad, np.float32)], 1)
+    all_steps = jax.jit(lambda weights: lax.scan(step, (weights, optimizer.init(weights)), steps))
+    (weights, state), (scales, updates) = all_steps(weights)
     return weights, state, scales, updates
 
 
@@ -81,33 +84,34 @@ def test_the_run_is_that_without_a_scale_and_without_the_bad_steps():
     """Of a scale that is a power of two, gradients in float16 lose nothing here."""
     tx = optax.chain(novoclip.autoclip(50.0, window=4), optax.adam(0.1))
     weights, state, _, _ = run(loss_scaling(tx, 16.0, **OPTIONS), BAD)
-    plain, inner = params(), tx.init(params())
-    step = jax.jit(tx.update)
-    for i, bad in enumerate(BAD):
-        if not bad:
-            exact = jax.tree.map(lambda g: g.astype(jnp.float16).astype(jnp.float32), gradients(jnp.float32(i)))
-            updates, inner = step(exact, inner, plain)
-            plain = optax.apply_updates(plain, updates)
+
+    def step(carry, i):
+        plain, inner = carry
+        exact = jax.tree.map(lambda g: g.astype(jnp.float16).astype(jnp.float32), gradients(i))
+        updates, inner = tx.update(exact, inner, plain)
+        return (optax.apply_updates(plain, updates), inner), None
+
+    good = np.flatnonzero(np.equal(BAD, 0)).astype(np.float32)
+    plain, inner = jax.jit(lambda weights: lax.scan(step, (weights, tx.init(weights)), good)[0])(params())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), weights, plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), state.inner, inner)
     assert int(optax.tree.get(state.inner, "count")) == BAD.count(0)
 
 
 def test_limits_are_those_of_unscaled_gradients():
-    gradient = jnp.array([3.0, 4.0])
-    optimizer = loss_scaling(novoclip.clip_by_global_norm(1.0), 1024.0)
+    gradient = np.float32([3.0, 4.0])
+    optimizer = compiled(loss_scaling(novoclip.clip_by_global_norm(1.0), 1024.0))
     state = optimizer.init(gradient)
-    updates, state = optimizer.update((1024 * gradient).astype(jnp.float16), state, gradient)
+    updates, state = optimizer.update((1024 * gradient).astype(np.float16), state, gradient)
     np.testing.assert_allclose(updates, [0.6, 0.8], rtol=1e-6)
     np.testing.assert_allclose(state.inner.norms, 5.0, rtol=1e-6)
-    small = jnp.array([2.0**-20, 0.0])  # its square, and it divided by 2^10, are 0 in float16
+    small = np.float32([2.0**-20, 0.0])  # its square, and it divided by 2^10, are 0 in float16
     seen = []
-    probe = optax.stateless(lambda g, _: seen.append(g) or g)
-    loss_scaling(probe, 2.0**15).update((2.0**15 * small).astype(jnp.float16), loss_scaling(probe).init(small))
+    probe = loss_scaling(optax.stateless(lambda g, _: seen.append(g) or g), 2.0**15)
+    jax.eval_shape(probe.update, (2.0**15 * small).astype(np.float16), jax.eval_shape(probe.init, small))
     assert seen[0].dtype == jnp.float32
-    updates, _ = loss_scaling(optax.identity(), 2.0**15).update(
-        jnp.array([2.0**-5, 0.0]), loss_scaling(optax.identity()).init(small), small
-    )
+    optimizer = compiled(loss_scaling(optax.identity(), 2.0**15))
+    updates, _ = optimizer.update(np.float32([2.0**-5, 0.0]), optimizer.init(small), small)
     np.testing.assert_array_equal(updates, small)
 
 
@@ -121,31 +125,35 @@ def test_an_overflow_is_no_spike(guard):
 
 
 def test_updates_have_the_dtype_of_the_parameters_else_of_the_gradients():
-    optimizer = loss_scaling(optax.sgd(1.0), 8.0)
+    optimizer = compiled(loss_scaling(optax.sgd(1.0), 8.0))
     for kind in (jnp.float16, jnp.float32, jnp.bfloat16):
-        weights = jnp.ones(2, kind)
+        weights = np.ones(2, kind)
         state = optimizer.init(weights)
-        updates, _ = optimizer.update(jnp.ones(2, jnp.float16), state, weights)
+        updates, _ = optimizer.update(np.ones(2, np.float16), state, weights)
         assert updates.dtype == kind
-        np.testing.assert_array_equal(updates.astype(jnp.float32), -0.125)
-        assert optimizer.update(jnp.ones(2, jnp.float16), state)[0].dtype == jnp.float16
+        np.testing.assert_array_equal(np.asarray(updates, np.float32), -0.125)
+    assert optimizer.update(np.ones(2, np.float16), state)[0].dtype == jnp.float16
 
 
 def test_a_scale_that_is_given_is_used_and_kept():
     optimizer = optax.chain(loss_scaling(optax.sgd(1.0), 8.0, growth_interval=1))
-    state = optimizer.init(jnp.ones(2))
-    updates, state = jax.jit(optimizer.update)(jnp.full(2, 6.0), state, jnp.ones(2), loss_scale=3.0)
+
+    @jax.jit
+    def three_steps(weights, scale):
+        state, taken = optimizer.init(weights), []
+        for size, extra in ((6.0, {"loss_scale": scale}), (np.nan, {"loss_scale": 5}), (1.0, {})):
+            updates, state = optimizer.update(size * weights, state, weights, **extra)
+            taken.append((updates, scale_of(state)))
+        return taken
+
+    (updates, first), *others = three_steps(np.ones(2, np.float32), 3.0)
     np.testing.assert_array_equal(updates, -2.0)
-    assert float(scale_of(state)) == 3.0
-    _, state = optimizer.update(jnp.full(2, jnp.nan), state, jnp.ones(2), loss_scale=5)
-    assert float(scale_of(state)) == 5.0
-    _, state = optimizer.update(jnp.ones(2), state, jnp.ones(2))
-    assert float(scale_of(state)) == 10.0
+    assert [float(scale) for scale in (first, *(scale for _, scale in others))] == [3.0, 5.0, 10.0]
 
 
 def test_beside_flaxs_dynamic_scale_gradients_are_unscaled_already():
     """Either alone, or both with loss_scale=1.0; both without it unscale twice."""
-    overflow = jnp.asarray(BAD[:14], jnp.float32)
+    overflow = np.asarray(BAD[:14], np.float32)
 
     def loss(weights, bad):
         return jnp.sum(weights["w"] * 0.5) + jnp.sum(weights["b"]) * jnp.where(bad > 0, jnp.inf, 1.0)
@@ -160,8 +168,8 @@ def test_beside_flaxs_dynamic_scale_gradients_are_unscaled_already():
             updates, state = optimizer.update(found, state, weights, **extra)
             return (flaxs, optax.apply_updates(weights, updates), state), (flaxs.scale, finite)
 
-        run = jax.jit(lambda carry: lax.scan(step, carry, overflow))
-        (_, weights, state), (scales, finite) = run((flaxs, params(), optimizer.init(params())))
+        run = jax.jit(lambda weights: lax.scan(step, (flaxs, weights, optimizer.init(weights)), overflow))
+        (_, weights, state), (scales, finite) = run(params())
         return weights, state, scales, finite
 
     weights, state, scales, finite = trained({"loss_scale": 1.0})
@@ -169,14 +177,14 @@ def test_beside_flaxs_dynamic_scale_gradients_are_unscaled_already():
     assert int(state.skipped) == int(overflow.sum())
     good = int((overflow == 0).sum())
     np.testing.assert_allclose(weights["b"], -0.5 * good, rtol=1e-6)
-    assert float(scales[-1]) < 16.0
+    assert float(np.asarray(scales)[-1]) < 16.0
     twice = trained({})[0]
     assert np.all(np.abs(twice["b"]) < 0.5 * np.abs(weights["b"]))
 
 
 def test_float16_parameters_with_float32_weights():
     optimizer = master_weights(loss_scaling(optax.sgd(1e-5), 16.0, **OPTIONS))
-    weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params())
+    weights = jax.tree.map(np.float16, params())
     weights, state, scales, _ = run(optimizer, BAD, weights)
     np.testing.assert_array_equal(scales, oracle(BAD, 16.0, 3))
     good = [i for i, bad in enumerate(BAD) if not bad]
@@ -200,7 +208,7 @@ def test_with_multi_steps():
     assert int(state.inner.gradient_step) == len(good) // 2
     inside = optax.MultiSteps(loss_scaling(optax.sgd(0.1), 16.0, **OPTIONS), 2).gradient_transformation()
     _, state, scales, _ = run(inside, [0] * 12)
-    np.testing.assert_array_equal(scales[1::2], oracle([0] * 6, 16.0, 3))
+    np.testing.assert_array_equal(np.asarray(scales)[1::2], oracle([0] * 6, 16.0, 3))
     _, state, _, _ = run(inside, [1, *[0] * 11])
     assert int(state.inner_opt_state.skipped) == 6
 
@@ -211,11 +219,16 @@ def test_state_passes_through_everything(tmp_path):
     state = optimizer.init(params())
     arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.size]
     assert len({leaf.unsafe_buffer_pointer() for leaf in arrays}) == len(arrays)
-    step, donated = jax.jit(optimizer.update, donate_argnums=1), params()
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def step(i, bad, state, weights):
+        scaled = jax.tree.map(jnp.float16, optax.tree.scale(scale_of(state), gradients(i)))
+        updates, state = optimizer.update(spoilt(scaled, bad), state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    donated = params()
     for i, bad in enumerate(BAD[:5]):
-        scaled = jax.tree.map(jnp.float16, optax.tree.scale(scale_of(state), gradients(jnp.float32(i))))
-        updates, state = step(spoilt(scaled, jnp.array(bad > 0)), state, donated)
-        donated = optax.apply_updates(donated, updates)
+        donated, state = step(np.float32(i), bad > 0, state, donated)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), donated, weights)
     checkpointer = ocp.StandardCheckpointer()
     checkpointer.save(tmp_path / "state", state)
@@ -224,9 +237,10 @@ def test_state_passes_through_everything(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(state) == jax.tree.structure(last)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     # Two at once, of which one overflows.
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf * jnp.inf]), gradients(0.0))
-    weights = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params())
-    _, mapped = jax.jit(jax.vmap(optimizer.update))(stack, jax.vmap(optimizer.init)(weights), weights)
+    stack = jax.tree.map(lambda leaf: np.stack([leaf, np.asarray(leaf) * np.inf]), gradients(0.0))
+    weights = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), params())
+    first = jax.vmap(lambda gradient, weights: optimizer.update(gradient, optimizer.init(weights), weights))
+    _, mapped = jax.jit(first)(stack, weights)
     np.testing.assert_array_equal(scale_of(mapped), [16.0, 8.0])
 
 
@@ -240,7 +254,8 @@ def test_on_a_mesh_one_bad_shard_skips_the_step_everywhere():
         return updates, scale_of(state)
 
     found = gradients(0.0)
-    found["w"] = found["w"].at[5, 3].set(jnp.inf)
+    found["w"] = np.array(found["w"])
+    found["w"][5, 3] = np.inf
     manual = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(spec, spec), out_specs=(spec, PartitionSpec())))
     placed = jax.tree.map(lambda leaf, s: jax.device_put(leaf, NamedSharding(mesh, s)), (params(), found), (spec, spec))
     for each, given in ((manual, (params(), found)), (jax.jit(step), placed)):

@@ -18,6 +18,7 @@ from novoclip.precision.master_weights import master_weights, weights_of
 from novoclip.precision.narrow import update_to
 from novoclip.precision.remainders import joined, split
 from tests.programs import SUMS_IN_ONE_DTYPE
+from tests.steps import compiled
 
 BF16 = ml_dtypes.bfloat16
 KINDS = (None, "int16", "int8")
@@ -66,8 +67,8 @@ def test_a_zero_update_changes_no_bit():
     for dtype in (BF16, np.float16):
         numbers = every(dtype)
         normal = numbers[(np.abs(numbers.astype(np.float64)) >= 2.0**-126) | (numbers == 0)]
-        updates, _ = update_to(jnp.asarray(normal), jnp.asarray(normal))
-        sums = np.asarray(optax.apply_updates(jnp.asarray(normal), updates))
+        updates, _ = jax.jit(update_to)(normal, normal)
+        sums = np.asarray(jax.jit(optax.apply_updates)(normal, updates))
         np.testing.assert_array_equal(sums.view(np.uint16), normal.view(np.uint16))
 
 
@@ -93,8 +94,8 @@ def test_a_bfloat16_and_an_int16_are_exactly_the_float32():
 def test_a_bfloat16_and_an_int8_are_the_float32_of_16_bits():
     wide = random_float32()
     wide = wide[np.abs(wide) > 1e-37]
-    param, remainder = split(jnp.asarray(wide), jnp.int8)
-    back = np.asarray(joined(param, remainder)).astype(np.float64)
+    param, remainder = jax.jit(functools.partial(split, dtype=jnp.int8))(wide)
+    back = np.asarray(jax.jit(joined)(param, remainder)).astype(np.float64)
     error = np.abs(back - wide.astype(np.float64)) / np.abs(wide.astype(np.float64))
     assert 2.0**-17.1 < error.max() <= 2.0**-16
     spacing = 2.0 ** (np.floor(np.log2(np.abs(wide.astype(np.float64)))) - 15)
@@ -105,27 +106,27 @@ def test_a_bfloat16_and_an_int8_are_the_float32_of_16_bits():
 def test_no_remainder_of_another_parameter_makes_a_nan():
     for dtype in (jnp.int16, jnp.int8):
         info = jnp.iinfo(dtype)
-        remainders = jnp.array([info.min, -1, 0, 1, info.max], dtype)
-        params = jnp.asarray(every(BF16))
-        found = np.stack([joined(params, jnp.full(params.shape, each)) for each in remainders])
-        given = np.asarray(params).astype(np.float64)
+        special = np.array([np.inf, -np.inf, np.nan], BF16)
+        params = np.concatenate([every(BF16), special])
+        remainders = np.array([[info.min], [-1], [0], [1], [info.max]], dtype)
+        found = np.asarray(jax.jit(jax.vmap(joined, (None, 0)))(params, np.repeat(remainders, params.size, 1)))
+        found, of_special = np.split(found, [-3], 1)
+        given = params[:-3].astype(np.float64)
         largest = np.abs(given) > 3.38e38
         assert not np.any(np.isnan(found))
         spacing = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(given), 2.0**-126))) - 7)
         assert np.all((np.abs(found - given) <= 0.5 * spacing)[:, ~largest])
-        special = jnp.array([jnp.inf, -jnp.inf, jnp.nan], jnp.bfloat16)
-        np.testing.assert_array_equal(joined(special, jnp.full(3, info.max, dtype)), [np.inf, -np.inf, np.nan])
-        np.testing.assert_array_equal(
-            np.asarray(split(special.astype(jnp.float32), dtype)[0], np.float32), [np.inf, -np.inf, np.nan]
-        )
+        np.testing.assert_array_equal(of_special, [[np.inf, -np.inf, np.nan]] * 5)
+        halves = jax.jit(functools.partial(split, dtype=dtype))(special.astype(np.float32))
+        np.testing.assert_array_equal(np.asarray(halves[0], np.float32), [np.inf, -np.inf, np.nan])
 
 
 def params_of(dtype=jnp.bfloat16):
     random = np.random.default_rng(2)
     return {
-        "w": jnp.asarray(random.normal(size=(64, 512)), dtype),
-        "b": jnp.asarray(random.normal(size=(8,)), dtype),
-        "norm": jnp.ones(4),
+        "w": jnp.asarray(random.normal(size=(64, 512)).astype(jnp.dtype(dtype))),
+        "b": jnp.asarray(random.normal(size=(8,)).astype(jnp.dtype(dtype))),
+        "norm": jnp.asarray(np.ones(4, np.float32)),
     }
 
 
@@ -134,24 +135,22 @@ def gradients_at(step, params):
 
 
 def trained(optimizer, params, steps=40):
-    """The parameters of every step, and the last state."""
+    """The last parameters and the last state."""
 
     def step(carry, i):
         params, state = carry
         updates, state = optimizer.update(gradients_at(i, params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
+        return (optax.apply_updates(params, updates), state), None
 
-    run = jax.jit(lambda carry: lax.scan(step, carry, jnp.arange(steps, dtype=jnp.float32)))
-    (params, state), path = run((params, optimizer.init(params)))
-    return params, state, path
+    numbers = np.arange(steps, dtype=np.float32)
+    return jax.jit(lambda params: lax.scan(step, (params, optimizer.init(params)), numbers)[0])(params)
 
 
 def oracle(tx, params, steps=40):
     """Float32 weights kept outside, rounded by ml_dtypes for each gradient."""
     dtypes = jax.tree.map(jnp.result_type, params)
-    weights = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    state = tx.init(weights)
+    weights = jax.tree.map(lambda p: jnp.asarray(np.asarray(p, np.float32)), params)
+    state = jax.jit(tx.init)(weights)
 
     @jax.jit
     def step(i, rounded, weights, state):
@@ -169,13 +168,13 @@ def oracle(tx, params, steps=40):
 @pytest.mark.parametrize(("remainder", "dtype"), [(None, "bfloat16"), (None, "float16"), ("int16", "bfloat16")])
 def test_the_run_is_that_of_float32_weights_kept_outside(remainder, dtype):
     tx = optax.chain(novoclip.clip_by_global_norm(50.0), optax.adamw(1e-3))
-    found, state, _ = trained(master_weights(tx, remainder=remainder), params_of(dtype))
+    found, state = trained(master_weights(tx, remainder=remainder), params_of(dtype))
     expected, weights = oracle(tx, params_of(dtype))
     for key, p in params_of(dtype).items():
         assert found[key].dtype == p.dtype
         same = np.asarray(found[key]) == np.asarray(expected[key])
         assert np.mean(same) > 0.99  # adamw's compiled steps differ in the last place
-    kept = weights_of(state, found)
+    kept = jax.jit(weights_of)(state, found)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), kept, weights)
     stored = {None: jnp.float32, "int16": jnp.int16}[remainder]
     assert state.weights["w"].dtype == stored
@@ -200,7 +199,7 @@ def test_weights_are_numpys_float32_sums_bit_for_bit():
             updates, state = step(jnp.asarray(gradient), state, params)
             params = jax.jit(optax.apply_updates)(params, updates)
             expected = expected + np.float32(-1e-3) * gradient
-            weights = np.asarray(weights_of(state, params))
+            weights = np.asarray(jax.jit(weights_of)(state, params))
             if kind == "int8":
                 assert np.max(np.abs(weights - expected)) < 8 * 4 * 2.0**-16
                 assert not np.array_equal(weights, expected)
@@ -212,43 +211,51 @@ def test_weights_are_numpys_float32_sums_bit_for_bit():
 
 
 def test_small_updates_sum_up():
-    for kind in KINDS:
-        optimizer = master_weights(optax.sgd(1e-4), remainder=kind)
-        params = jnp.ones(3, jnp.bfloat16)
-        state, step = optimizer.init(params), jax.jit(optimizer.update)
-        for _ in range(200):
-            updates, state = step(jnp.ones(3, jnp.bfloat16), state, params)
-            params = optax.apply_updates(params, updates)
+    def weights_after_200_steps(remainder):
+        optimizer = master_weights(optax.sgd(1e-4), remainder=remainder)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jnp.ones(3, jnp.bfloat16), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = jnp.ones(3, jnp.bfloat16)
+        params, state = lax.scan(step, (start, optimizer.init(start)), length=200)[0]
+        return weights_of(state, params)
+
+    found = jax.jit(lambda: [weights_after_200_steps(kind) for kind in KINDS])()
+    for kind, weights in zip(KINDS, found, strict=True):
         rtol = 2e-5 if kind != "int8" else 200 * 2.0**-17
-        np.testing.assert_allclose(weights_of(state, params), 0.98, rtol=rtol)
+        np.testing.assert_allclose(weights, 0.98, rtol=rtol)
 
 
 def test_changed_parameters_replace_the_weights_or_keep_the_remainder():
-    params = jnp.array([1.0, -2.0, 0.5], jnp.bfloat16)
+    params = np.array([1.0, -2.0, 0.5], BF16)
     for kind in KINDS:
-        optimizer = master_weights(optax.sgd(1.0), remainder=kind)
-        updates, state = optimizer.update(jnp.full(3, 1e-3), optimizer.init(params), params)
-        changed = optax.apply_updates(params, updates).at[0].set(4.0).at[1].set(0.0)
-        kept = np.asarray(weights_of(state, changed))
+        optimizer = compiled(master_weights(optax.sgd(1.0), remainder=kind))
+        updates, state = optimizer.update(np.full(3, 1e-3, np.float32), optimizer.init(params), params)
+        changed = np.array(optax.apply_updates(params, updates))
+        changed[:2] = 4.0, 0.0
+        kept = np.asarray(jax.jit(weights_of)(state, changed))
         assert abs(kept[2] - 0.499) < 1e-6 * (1 if kind != "int8" else 20)  # was not changed
         assert abs(kept[0] - 4.0) <= 0.5 * 2.0**-5
         if kind is None:
             np.testing.assert_array_equal(kept[:2], [4.0, 0.0])
         assert abs(kept[1]) < 1e-40
-        updates, _ = optimizer.update(jnp.zeros(3), state, changed)
+        updates, _ = optimizer.update(np.zeros(3, np.float32), state, changed)
         np.testing.assert_array_equal(optax.apply_updates(changed, updates), changed)
 
 
 def test_a_weight_that_falls_further_than_float32_reaches_is_what_arrives():
     for kind in KINDS:
-        optimizer = master_weights(optax.sgd(1.0), remainder=kind)
-        params = jnp.ones(2, jnp.bfloat16)
+        optimizer = compiled(master_weights(optax.sgd(1.0), remainder=kind))
+        params = np.ones(2, BF16)
         target = np.array([1e-12, 2.0**-30])
         state = optimizer.init(params)
-        for gradient in (jnp.array([0.5, 0.5]), 0.5 - jnp.asarray(target, jnp.float32)):
+        for gradient in (np.float32([0.5, 0.5]), np.float32(0.5) - np.float32(target)):
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-        np.testing.assert_allclose(weights_of(state, params), params, rtol=2.0**-8)
+        np.testing.assert_allclose(jax.jit(weights_of)(state, params), params, rtol=2.0**-8)
         assert np.all(np.abs(np.asarray(params, np.float64) - target) <= 2.0**-24)
 
 
@@ -259,13 +266,17 @@ def test_state_passes_through_everything(kind, tmp_path):
     state = optimizer.init(params)
     arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.size]
     assert len({leaf.unsafe_buffer_pointer() for leaf in arrays}) == len(arrays)
-    expected, last, _ = trained(optimizer, params, 4)
+    expected, last = trained(optimizer, params, 4)
+
     # Donated.
-    step = jax.jit(optimizer.update, donate_argnums=1)
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(i, state, params):
+        updates, state = optimizer.update(gradients_at(i, params), state, params)
+        return optax.apply_updates(params, updates), state
+
     new = params
     for i in range(4):
-        updates, state = step(gradients_at(jnp.float32(i), new), state, new)
-        new = optax.apply_updates(new, updates)
+        new, state = step(np.float32(i), state, new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(wide(a), wide(b), rtol=2**-7), new, expected)
     checkpointer = ocp.StandardCheckpointer()
     checkpointer.save(tmp_path / "state", state)
@@ -274,15 +285,15 @@ def test_state_passes_through_everything(kind, tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(state) == jax.tree.structure(last)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     # Two at once.
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), params)
-    mapped, _ = jax.jit(jax.vmap(optimizer.update))(stack, jax.vmap(optimizer.init)(stack), stack)
-    single, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-2), mapped, single)
+    stack = jax.tree.map(lambda leaf: np.stack([leaf, np.asarray(leaf) + 1]), params)
+    first = lambda params: optimizer.update(params, optimizer.init(params), params)[0]  # noqa: E731
+    mapped, single = jax.jit(lambda stack, params: (jax.vmap(first)(stack), first(params)))(stack, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(wide(a)[0], wide(b), atol=1e-2), mapped, single)
     # On a mesh.
     mesh = Mesh(np.array(jax.devices()), ("x",))
     spread = params | {"w": jax.device_put(params["w"], NamedSharding(mesh, PartitionSpec(None, "x")))}
     assert optimizer.init(spread).weights["w"].sharding.is_equivalent_to(spread["w"].sharding, 2)
-    found, sharded, _ = trained(optimizer, spread, 4)
+    found, sharded = trained(optimizer, spread, 4)
     assert sharded.weights["w"].sharding.is_equivalent_to(spread["w"].sharding, 2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(wide(a), wide(b), rtol=2**-7), found, expected)
 
@@ -344,11 +355,10 @@ def test_other_leaves_pass():
 
 
 def test_it_holds_under_strict_promotion():
+    optimizers = [master_weights(optax.identity(), remainder=kind) for kind in KINDS]
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        for kind in KINDS:
-            optimizer = master_weights(optax.identity(), remainder=kind)
-            params = jnp.ones(2, jnp.bfloat16)
-            updates, _ = optimizer.update(params, optimizer.init(params), params)
+        first = jax.jit(lambda params: [each.update(params, each.init(params), params)[0] for each in optimizers])
+        for updates in first(np.ones(2, BF16)):
             np.testing.assert_array_equal(updates, 1.0)
 
 

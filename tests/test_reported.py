@@ -5,6 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,18 +15,40 @@ import novoclip
 from tests.steps import compiled
 
 
+def each_once(rules, gradient):
+    """The first updates of some rules, in one program."""
+    return jax.jit(lambda gradient: [rule.update(gradient, rule.init(gradient))[0] for rule in rules])(gradient)
+
+
 def once(rule, gradient):
-    return rule.update(gradient, rule.init(gradient))[0]
+    return each_once([rule], gradient)[0]
+
+
+def each_over(rules, gradients):
+    """For each rule the updates and states of all steps, of which one program takes one of all rules."""
+    start = jax.jit(lambda gradient: [rule.init(gradient) for rule in rules])
+    step = jax.jit(
+        lambda gradient, *states: [rule.update(gradient, state) for rule, state in zip(rules, states, strict=True)]
+    )
+    gradients, taken = np.asarray(gradients, np.float32), []
+    states = start(gradients[0])
+    for gradient in gradients:
+        taken.append(step(gradient, *states))
+        states = [state for _, state in taken[-1]]
+    return [
+        jax.tree.map(lambda *each: np.stack(each), *of_rule) for of_rule in zip(*jax.device_get(taken), strict=True)
+    ]
+
+
+def at(step, tree):
+    return jax.tree.map(lambda leaf: leaf[step], tree)
 
 
 def test_a_finite_spike_in_the_warm_up_does_not_end_zclip():
-    rule = novoclip.zclip()
-    update, state = jax.jit(rule.update), rule.init(jnp.zeros(2))
-    for step in range(40):
-        size = 1e25 if step == 3 else 0.01 * (1 + 0.1 * np.sin(step))
-        updates, state = update(size * jnp.array([3.0, 4.0]), state)
-    assert np.isfinite(state.limits)
-    assert np.all(np.asarray(updates) > 0)
+    sizes = [1e25 if step == 3 else 0.01 * (1 + 0.1 * np.sin(step)) for step in range(40)]
+    ((updates, states),) = each_over([novoclip.zclip()], np.outer(sizes, [3.0, 4.0]))
+    assert np.isfinite(states.limits[-1])
+    assert np.all(updates[-1] > 0)
 
 
 def test_complex_infinities_are_not_passed_on():
@@ -59,37 +82,46 @@ def test_rare_gradients_do_not_teach_a_limit_of_zero():
         "zclip by percentile": novoclip.zclip(warmup=5, max_norm=jnp.inf, mode="percentile", per="tensor"),
         "second moment": novoclip.clip_by_second_moment(3.0, form="proportional"),
     }
-    for name, rule in rules.items():
-        update, state = jax.jit(rule.update), rule.init(jnp.zeros(1))
-        for step in range(400):
-            size = (1 + 0.1 * np.sin(step)) * (step >= 25 and step % 20 == 0)
-            updates, state = update(jnp.array([size], jnp.float32), state)
-            assert float(updates[0]) >= 0.9 * size, f"{name} at step {step}: {size} became {updates}"
+    sizes = np.array([(1 + 0.1 * np.sin(step)) * (step >= 25 and step % 20 == 0) for step in range(400)])
+    for name, (updates, _) in zip(rules, each_over(rules.values(), sizes[:, None]), strict=True):
+        for step, (size, (found,)) in enumerate(zip(sizes, updates, strict=True)):
+            assert found >= 0.9 * size, f"{name} at step {step}: {size} became {found}"
 
 
 def test_a_tiny_first_gradient_does_not_hold_the_second_moment_down():
     rule = novoclip.clip_by_second_moment(3.0, form="proportional")
     for late in (0, 300):
-        update, state = jax.jit(rule.update), rule.init(jnp.zeros(1))
-        for step in range(late + 200):
-            updates, state = update(jnp.array([0.0 if step < late else 1e-6 if step == late else 1.0]), state)
-        assert float(updates[0]) == 1.0
+        gradients = [[0.0 if step < late else 1e-6 if step == late else 1.0] for step in range(late + 200)]
+        ((updates, _),) = each_over([rule], gradients)
+        assert float(updates[-1, 0]) == 1.0
+
+
+@jax.jit
+def largest_clipped_to(limit, gradient):
+    rule = novoclip.clip_by_norm(limit, norm="max")
+    return rule.update(gradient, rule.init(gradient))[0]
+
+
+@jax.jit
+def scaled_to(scale, gradient):
+    rule = novoclip.normalize_by_norm(scale)
+    return rule.update(gradient, rule.init(gradient))[0]
 
 
 @pytest.mark.parametrize(("size", "limit"), [(3e36, 0.01), (1.5e38, 1.0), (3e38, 1e-3)])
 def test_norms_more_than_1e38_times_their_limit_are_clipped_to_it(size, limit):
-    updates = once(novoclip.clip_by_norm(limit, norm="max"), jnp.array([size, -size / 2], jnp.float32))
+    updates = largest_clipped_to(np.float32(limit), np.float32([size, -size / 2]))
     np.testing.assert_allclose(updates, [limit, -limit / 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "scale"), [(3e-30, 1e10), (1e-30, 1e25), (1e-10, 1e28), (3e36, 1e-2)])
 def test_norms_are_scaled_by_more_than_a_number_can_hold(size, scale):
-    updates = once(novoclip.normalize_by_norm(scale), jnp.array([0.6 * size, 0.8 * size], jnp.float32))
+    updates = scaled_to(np.float32(scale), np.float32([0.6 * size, 0.8 * size]))
     np.testing.assert_allclose(updates, [0.6 * scale, 0.8 * scale], rtol=1e-6)
 
 
 def test_zeros_stay_zeros_under_a_factor_beyond_all_numbers():
-    updates = once(novoclip.normalize_by_norm(3e37), jnp.array([2e-9, 0.0], jnp.float32))
+    updates = np.asarray(scaled_to(np.float32(3e37), np.float32([2e-9, 0.0])))
     assert np.all(np.isfinite(updates))
     assert updates[0] > 1e28
     assert updates[1] == 0
@@ -117,20 +149,26 @@ DOUBLE = {
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rule", DOUBLE.values(), ids=DOUBLE.keys())
 def test_gradients_may_be_wider_than_the_parameters(rule):
-    rule = compiled(rule)
-    mixed = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(3, jnp.float64)}
-    for params in (mixed, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), mixed)):
-        state = rule.init(params)
-        types = jax.tree.map(jnp.result_type, state)
-        for size in (1.0, 5e100, 2.0):
-            gradients = {"a": size * jnp.array([3.0, 4.0], jnp.float64), "b": size * jnp.ones(3, jnp.float64)}
-            with jax.numpy_dtype_promotion("strict"):
-                updates, state = rule.update(gradients, state, params)
-            assert jax.tree.map(jnp.result_type, state) == types
-            for leaf in jax.tree.leaves(updates):
-                assert leaf.dtype == jnp.float64
-                assert np.all(np.isfinite(leaf) & (leaf != 0))
-    assert int(state.steps) == 3
+    mixed = {"a": np.ones(2, np.float32), "b": np.ones(3, np.float64)}
+    narrow = jax.tree.map(np.float32, mixed)
+    sizes = np.array([[1.0], [5e100], [2.0]])
+    gradients = {"a": sizes * np.array([3.0, 4.0]), "b": sizes * np.ones(3)}
+
+    def run(params, gradients):
+        def step(state, gradient):
+            updates, state = rule.update(gradient, state, params)
+            return state, updates
+
+        start = rule.init(params)
+        with jax.numpy_dtype_promotion("strict"):
+            return start, *lax.scan(step, start, gradients)
+
+    for start, state, updates in jax.jit(lambda *given: (run(mixed, *given), run(narrow, *given)))(gradients):
+        assert jax.tree.map(jnp.result_type, state) == jax.tree.map(jnp.result_type, start)
+        for leaf in jax.tree.leaves(updates):
+            assert leaf.dtype == jnp.float64
+            assert np.all(np.isfinite(leaf) & (np.asarray(leaf) != 0))
+        assert int(state.steps) == 3
 
 
 def test_a_schedule_that_gives_nan_is_counted_and_gives_zeros():
@@ -143,43 +181,39 @@ def test_a_schedule_that_gives_nan_is_counted_and_gives_zeros():
         novoclip.autoclip(lambda step: 50 * schedule(step)),
         novoclip.clip_by_second_moment(schedule, per="tensor", count=True),
     )
-    for rule in map(compiled, rules):
-        state = rule.init(jnp.zeros(2))
-        _, state = rule.update(jnp.array([0.3, 0.4]), state)
-        updates, after = rule.update(jnp.array([0.3, 0.4]), state)
-        assert not np.any(updates)
+    for updates, states in each_over(rules, [[0.3, 0.4]] * 3):
+        before, after = at(0, states), at(1, states)
+        assert not np.any(at(1, updates))
         assert int(after.nonfinite) == 1
-        assert int(after.clipped) == int(state.clipped)
-        jax.tree.map(np.testing.assert_array_equal, after.limit_state, state.limit_state)
-        updates, _ = rule.update(jnp.array([0.3, 0.4]), after)
-        assert np.all(np.asarray(updates) > 0)
+        assert int(after.clipped) == int(before.clipped)
+        jax.tree.map(np.testing.assert_array_equal, after.limit_state, before.limit_state)
+        assert np.all(at(2, updates) > 0)
 
 
 def test_a_decay_that_is_nan_teaches_nothing():
-    for make in (
-        lambda decay: novoclip.clip_by_second_moment(1.0, decay),
-        lambda decay: novoclip.clip_by_second_moment(1.0, decay, form="proportional"),
-        lambda decay: novoclip.zclip(warmup=1, decay=decay),
-    ):
-        rule = compiled(make(lambda step: jnp.where(step == 1, jnp.nan, 0.9)))
-        state = rule.init(jnp.zeros(2))
-        _, state = rule.update(jnp.array([0.3, 0.4]), state)
-        _, after = rule.update(jnp.array([0.3, 0.4]), state)
-        for name in set(state.limit_state._fields) - {"seen"}:
-            np.testing.assert_allclose(getattr(after.limit_state, name), getattr(state.limit_state, name), rtol=1e-6)
+    decay = lambda step: jnp.where(step == 1, jnp.nan, 0.9)  # noqa: E731
+    rules = (
+        novoclip.clip_by_second_moment(1.0, decay),
+        novoclip.clip_by_second_moment(1.0, decay, form="proportional"),
+        novoclip.zclip(warmup=1, decay=decay),
+    )
+    for _, states in each_over(rules, [[0.3, 0.4]] * 2):
+        before, after = at(0, states.limit_state), at(1, states.limit_state)
+        for name in set(before._fields) - {"seen"}:
+            np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=1e-6)
 
 
 def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
     rule = novoclip.autoclip(90.0)
     extra = {"norms": 1, "param_norms": 3, "step": 4}
-    updates, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), None, **extra)
+    updates, state = jax.jit(lambda leaf: rule.update(leaf, rule.init(leaf), None, **extra))(np.ones(2, np.float32))
     np.testing.assert_array_equal(updates, 1)
     assert int(state.steps) == 1
 
 
 def test_an_empty_tree_has_no_mean_norm():
     rule = novoclip.clip_by_norm(1.0)
-    found = novoclip.metrics(rule.update({}, rule.init({}))[1])
+    found = jax.jit(lambda: novoclip.metrics(rule.update({}, rule.init({}))[1]))()
     assert all(np.isfinite(value) for value in found.values())
 
 
@@ -207,42 +241,43 @@ def test_the_margin_of_zclip_may_be_any_number():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("size", [1e100, 1e-100])
-def test_float32_leaves_stay_right_beside_extreme_float64_ones(size):
-    once_clipped = once(
-        compiled(novoclip.clip_by_global_norm(1e-3)), {"a": jnp.array([1.0, 0.0], jnp.float32), "b": jnp.full(1, size)}
-    )
-    assert all(np.all(np.isfinite(leaf)) for leaf in once_clipped.values())
-    assert once_clipped["a"][1] == 0
-    beside = {"a": jnp.full(2, 2e38, jnp.float32), "b": jnp.ones(2)}
-    np.testing.assert_allclose(once(compiled(novoclip.clip_by_norm(1e-3)), beside)["a"], 1e-3 / np.sqrt(2), rtol=1e-6)
-    beside = {"a": jnp.full(2, 1e-30, jnp.float32), "b": jnp.ones(2)}
-    updates = once(compiled(novoclip.normalize_by_norm(1e20, per="tensor")), beside)
+def test_float32_leaves_stay_right_beside_extreme_float64_ones():
+    rule = compiled(novoclip.clip_by_global_norm(1e-3))
+    for size in (1e100, 1e-100):
+        gradient = {"a": np.array([1.0, 0.0], np.float32), "b": np.full(1, size)}
+        updates, _ = rule.update(gradient, rule.init(gradient))
+        assert all(np.all(np.isfinite(leaf)) for leaf in updates.values())
+        assert np.asarray(updates["a"])[1] == 0
+    beside = {"a": np.full(2, 2e38, np.float32), "b": np.ones(2)}
+    np.testing.assert_allclose(once(novoclip.clip_by_norm(1e-3), beside)["a"], 1e-3 / np.sqrt(2), rtol=1e-6)
+    beside = {"a": np.full(2, 1e-30, np.float32), "b": np.ones(2)}
+    updates = once(novoclip.normalize_by_norm(1e20, per="tensor"), beside)
     np.testing.assert_allclose(updates["a"], 1e20 / np.sqrt(2), rtol=1e-6)
 
 
 def test_small_numbers_of_a_large_gradient_come_back_bit_for_bit():
-    gradient = jnp.array([2e9, 1e-18, 1e-37], jnp.float32)
-    for rule in (novoclip.clip_by_norm(1e10), novoclip.autoclip(90.0), novoclip.zclip(max_norm=jnp.inf)):
-        np.testing.assert_array_equal(once(rule, gradient), gradient)
+    gradient = np.array([2e9, 1e-18, 1e-37], np.float32)
+    rules = novoclip.clip_by_norm(1e10), novoclip.autoclip(90.0), novoclip.zclip(max_norm=jnp.inf)
+    for updates in each_once(rules, gradient):
+        np.testing.assert_array_equal(updates, gradient)
 
 
 @given(old=st.integers(-30, 37), new=st.integers(-36, 37))
 def test_any_norm_can_be_scaled_to_any_other(old, new):
     direction = np.array([0.6, -0.8])
-    gradient = jnp.asarray(direction * 10.0**old, jnp.float32)
-    updates = once(novoclip.normalize_by_norm(10.0**new), gradient)
+    updates = scaled_to(np.float32(10.0**new), np.float32(direction * 10.0**old))
     np.testing.assert_allclose(np.asarray(updates, np.float64), direction * 10.0**new, rtol=2e-6)
 
 
 def test_infinities_are_propagated_when_asked():
-    gradient = jnp.array([jnp.inf, 1.0, -jnp.inf])
-    for rule in (
+    gradient = np.array([np.inf, 1.0, -np.inf], np.float32)
+    rules = (
         novoclip.clip_by_second_moment(3.0, per="tensor", nonfinite="propagate"),
         novoclip.clip_by_second_moment(3.0, form="proportional", nonfinite="propagate"),
         novoclip.clip_by_norm(jnp.inf, per="element", nonfinite="propagate"),
-    ):
-        np.testing.assert_array_equal(once(rule, gradient), gradient)
+    )
+    for updates in each_once(rules, gradient):
+        np.testing.assert_array_equal(updates, gradient)
 
 
 def test_a_proportional_limit_below_one_deviation_is_refused():
@@ -251,9 +286,8 @@ def test_a_proportional_limit_below_one_deviation_is_refused():
 
 
 def test_any_real_number_is_a_threshold():
-    for number in (Fraction(1, 2), 10**30):
-        rule = novoclip.clip_by_norm(number)
-        np.testing.assert_allclose(once(rule, jnp.array([0.1]))[0], 0.1)
+    for updates in each_once([novoclip.clip_by_norm(number) for number in (Fraction(1, 2), 10**30)], np.float32([0.1])):
+        np.testing.assert_allclose(updates, [0.1])
     with pytest.raises(TypeError, match="count must be True or False; got 'no'"):
         novoclip.clip_by_value(1.0, count="no")
     with pytest.raises(TypeError, match="clip_by_value"):

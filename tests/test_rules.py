@@ -3,7 +3,7 @@
 import functools
 
 import jax
-import jax.numpy as jnp
+from jax import lax
 import numpy as np
 import optax
 import pytest
@@ -11,7 +11,6 @@ import pytest
 import novoclip
 from tests.oracles.blocks import blocks_of, clipped, norm_of
 from tests.oracles.limits import AutoClip, Constant, InverseSecondMoment, ProportionalSecondMoment, ZClip
-from tests.steps import compiled
 from tests.storm import storm
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -27,14 +26,29 @@ def measure(per, norm="l2"):
     return {"per": novoclip.groups(label_of, norm=norm)} if per == "groups" else {"per": per, "norm": norm}
 
 
+def stacked(trees):
+    """One tree of some trees."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def steps_of(rules, gradients):
+    """For each rule the states and updates of all steps, of which one program takes one of all rules."""
+    states = [rule.init(gradients[0]) for rule in rules]
+    step = jax.jit(
+        lambda gradient, *states: [rule.update(gradient, state) for rule, state in zip(rules, states, strict=True)]
+    )
+    taken = []
+    for gradient in gradients:
+        taken.append(step(gradient, *states))
+        states = [state for _, state in taken[-1]]
+    return [stacked(each) for each in zip(*jax.device_get(taken), strict=True)]
+
+
 def assert_equals_oracle(rule, expected, gradients):
-    update = jax.jit(rule.update)
-    state = rule.init(gradients[0])
-    for step, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
-        updates, state = update(gradient, state)
-        for name, leaf in wanted.items():
-            np.testing.assert_allclose(updates[name], leaf, rtol=1e-10, atol=1e-300, err_msg=f"step {step}, {name}")
-    return state
+    ((updates, states),) = steps_of([rule], gradients)
+    for name, leaf in stacked(expected).items():
+        np.testing.assert_allclose(updates[name], leaf, rtol=1e-10, atol=1e-300, err_msg=name)
+    return states
 
 
 def check(rule, new_limit, per, norm="l2", shape="hard"):
@@ -130,14 +144,14 @@ def test_second_moment_per_tensor_clips_numbers_at_a_limit_from_their_mean_squar
             result[name] = np.clip(np.nan_to_num(leaf), -limit, limit)
         expected.append(result)
     rule = novoclip.clip_by_second_moment(threshold, 0.9, per="tensor", form=form, count=True)
-    state = assert_equals_oracle(rule, expected, gradients)
+    states = assert_equals_oracle(rule, expected, gradients)
     changed = [
         any(np.any(a[name] != g[name]) for name in g if np.all(np.isfinite(g[name])))
         for a, g in zip(expected, gradients, strict=True)
     ]
     broken = [not all(np.all(np.isfinite(leaf)) for leaf in g.values()) for g in gradients]
-    assert int(state.nonfinite) == sum(broken)
-    assert int(state.clipped) == sum(c and not b for c, b in zip(changed, broken, strict=True))
+    assert states.nonfinite[-1] == sum(broken)
+    assert states.clipped[-1] == sum(c and not b for c, b in zip(changed, broken, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -149,47 +163,40 @@ def test_second_moment_per_tensor_clips_numbers_at_a_limit_from_their_mean_squar
     ],
 )
 def test_ordinary_gradients_are_clipped_as_in_optax(ours, theirs):
-    ours, theirs = compiled(ours), compiled(theirs)
-    for gradient in storm()[1:28]:
-        mine, _ = ours.update(gradient, ours.init(gradient))
-        other, _ = theirs.update(gradient, theirs.init(gradient))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-13), mine, other)
+    first = lambda gradient: [rule.update(gradient, rule.init(gradient))[0] for rule in (ours, theirs)]  # noqa: E731
+    mine, other = jax.jit(lambda gradients: lax.map(first, gradients))(stacked(storm()[1:28]))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-13), mine, other)
 
 
 def test_where_optax_goes_wrong():
-    huge = {"w": jnp.full(4, 1e20, jnp.float32)}
-    half = {"w": jnp.full(70_000, 2.0, jnp.float16)}
-    infinite = {"w": jnp.array([jnp.inf, 1.0]), "b": jnp.ones(1)}
-    theirs = compiled(optax.clip_by_global_norm(1.0))
-    ours = compiled(novoclip.clip_by_global_norm(1.0))
-    for gradient in (huge, half):
-        assert not np.any(theirs.update(gradient, theirs.init(gradient))[0]["w"])
-        mine = np.asarray(ours.update(gradient, ours.init(gradient))[0]["w"], np.float64)
-        np.testing.assert_allclose(np.linalg.norm(mine), 1.0, rtol=1e-3)
-    assert np.any(np.isnan(theirs.update(infinite, theirs.init(infinite))[0]["w"]))
-    assert not np.any(ours.update(infinite, ours.init(infinite))[0]["w"])
+    huge = {"w": np.full(4, 1e20, np.float32)}
+    half = {"w": np.full(70_000, 2.0, np.float16)}
+    infinite = {"w": np.array([np.inf, 1.0]), "b": np.ones(1)}
+
+    @jax.jit
+    def clipped_by(gradients):
+        rules = optax.clip_by_global_norm(1.0), novoclip.clip_by_global_norm(1.0)
+        return [[rule.update(gradient, rule.init(gradient))[0]["w"] for rule in rules] for gradient in gradients]
+
+    *finite, (theirs_of_infinite, ours_of_infinite) = clipped_by((huge, half, infinite))
+    for theirs, ours in finite:
+        assert not np.any(theirs)
+        np.testing.assert_allclose(np.linalg.norm(np.asarray(ours, np.float64)), 1.0, rtol=1e-3)
+    assert np.any(np.isnan(theirs_of_infinite))
+    assert not np.any(ours_of_infinite)
 
 
 def test_a_spike_of_1e30_does_not_poison_the_second_moment():
     rule = novoclip.clip_by_second_moment(0.01)
-    state = rule.init(jnp.zeros(2, jnp.float32))
-    for gradient in (jnp.array([1e30, 1.0], jnp.float32), jnp.ones(2, jnp.float32)):
-        updates, state = rule.update(gradient, state)
-        assert np.all(np.asarray(updates) > 0)
-    assert np.all(np.isfinite(state.limit_state.root))
+    ((updates, states),) = steps_of([rule], np.float32([[1e30, 1.0], [1.0, 1.0]]))
+    assert np.all(updates > 0)
+    assert np.all(np.isfinite(states.limit_state.root))
 
 
 def test_zclip_holds_on_to_a_lower_level_unless_by_percentile():
     generator = np.random.default_rng(0)
     sizes = (1 + 0.05 * generator.normal(size=400)) * np.where(np.arange(400) < 100, 1.0, 1.5)
-    clipped_late = {}
-    for mode in ("adaptive_scaling", "percentile"):
-        rule = novoclip.zclip(max_norm=np.inf, mode=mode)
-        update, state = jax.jit(rule.update), rule.init(jnp.zeros(()))
-        for step, size in enumerate(sizes):
-            _, state = update(jnp.asarray(size), state)
-            if step == 299:
-                before = int(state.clipped)
-        clipped_late[mode] = int(state.clipped) - before
-    assert clipped_late["adaptive_scaling"] == 100
-    assert clipped_late["percentile"] < 10
+    rules = [novoclip.zclip(max_norm=np.inf, mode=mode) for mode in ("adaptive_scaling", "percentile")]
+    by_deviations, by_percentile = (states.clipped[399] - states.clipped[299] for _, states in steps_of(rules, sizes))
+    assert by_deviations == 100
+    assert by_percentile < 10

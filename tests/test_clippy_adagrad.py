@@ -13,6 +13,7 @@ import pytest
 
 import novoclip
 from novoclip.optimizers.clippy_adagrad import clippy_adagrad
+from tests.steps import compiled
 
 SHAPES = {"bias": (3,), "kernel": (4, 3), "scale": ()}
 
@@ -82,15 +83,20 @@ def storm(seed=0):
 
 
 def run(transform, gradients, params):
-    update, state = jax.jit(transform.update), transform.init(params)
+    @jax.jit
+    def step(gradient, state, params):
+        updates, state = transform.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = transform.init(params)
     for gradient in gradients:
-        updates, state = update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        yield params, state.moments
+        params, state = step(gradient, state, params)
+        yield jax.tree.map(np.asarray, (params, state.moments))
 
 
 def one_step(rule, gradients, params, state=None):
-    return jax.jit(rule.update)(gradients, rule.init(params) if state is None else state, params)
+    step = jax.jit(lambda g, p, state: rule.update(g, rule.init(p) if state is None else state, p))
+    return step(gradients, params, state)
 
 
 OPTIONS = [
@@ -149,7 +155,7 @@ def test_weights_of_zero_stop_their_tensor_as_published():
 @pytest.mark.usefixtures("x64")
 def test_the_numbers_of_the_authors_tests():
     # test_single_step_clip and test_single_step_clip_with_accumulator of their clippy_adagrad_test.py.
-    params, gradients = jnp.array([1.0, 2.0]), jnp.array([10.0, 10.0])
+    params, gradients = np.array([1.0, 2.0]), np.array([10.0, 10.0])
     for own, accumulated in ((False, 10.0), (True, 10.0 * 0.6 * 0.1 / (10.0 * 0.2))):
         rule = clippy_adagrad(0.2, 0.01, 0.4, 0.01, 0.1, 0.0, clip_accumulator_update=own)
         updates, state = one_step(rule, gradients, params)
@@ -177,11 +183,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counters():
 
 @pytest.mark.parametrize("options", [{}, {"clip_accumulator_update": True}, {"use_standard_accumulator_update": True}])
 def test_gradients_of_any_size_give_finite_steps_within_the_bound(options):
-    params, bound = jnp.array([1.0, -2.0, 0.0]), np.array([0.11, 0.21, 0.01])
-    rule = clippy_adagrad(0.1, absolute_threshold=0.01, **options)
-    update, start = jax.jit(rule.update), rule.init(params)
+    params, bound = np.array([1.0, -2.0, 0.0], np.float32), np.array([0.11, 0.21, 0.01])
+    rule = compiled(clippy_adagrad(0.1, absolute_threshold=0.01, **options))
+    start = rule.init(params)
     for size in (1e-30, 1e-8, 1e30, 3e38):
-        updates, state = update(size * jnp.array([1.0, -0.5, 0.25]), start, params)
+        updates, state = rule.update(np.float32(size) * np.array([1.0, -0.5, 0.25], np.float32), start, params)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((updates, state.moments)))
         assert np.max(np.abs(updates) / bound) <= 1 + 1e-5
         if size > 1 and "use_standard_accumulator_update" not in options:
@@ -201,9 +207,14 @@ def test_it_has_the_options_of_optimizers():
     plain = clippy_adagrad(0.1, absolute_threshold=1e3)
     decayed = clippy_adagrad(0.1, absolute_threshold=1e3, weight_decay=0.5, clip=novoclip.clip_by_global_norm(1e-3))
     small = novoclip.clip_by_global_norm(1e-3)
-    clipped, _ = one_step(small, gradients[3], params)
-    expected, _ = one_step(plain, clipped, params)
-    found, state = one_step(decayed, gradients[3], params)
+
+    @jax.jit
+    def both(gradient, params):
+        clipped, _ = small.update(gradient, small.init(params))
+        expected, _ = plain.update(clipped, plain.init(params), params)
+        return expected, *decayed.update(gradient, decayed.init(params), params)
+
+    expected, found, state = both(gradients[3], params)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value - 0.1 * 0.5 * params[name], rtol=1e-5, atol=1e-9)
     assert state.clip.clipped == 1
@@ -211,7 +222,7 @@ def test_it_has_the_options_of_optimizers():
 
 def test_sharded_parameters_give_what_whole_ones_give():
     mesh = Mesh(np.array(jax.devices()[:8]), ("x",))
-    params, gradients = jnp.linspace(-1, 1, 32).reshape(16, 2), jnp.linspace(5, -3, 32).reshape(16, 2)
+    params, gradients = (np.linspace(*ends, 32, dtype=np.float32).reshape(16, 2) for ends in ((-1, 1), (5, -3)))
     sharding = NamedSharding(mesh, PartitionSpec("x"))
     placed = [jax.device_put(leaf, sharding) for leaf in (params, gradients)]
     rule = clippy_adagrad(1.0, absolute_threshold=0.01)

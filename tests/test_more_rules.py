@@ -5,7 +5,6 @@ import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,14 +50,12 @@ def cases(*rows):
 
 
 def run(rule, gradients, params=None):
-    """All updates, a step in each row, from one compiled loop."""
-
-    def step(state, gradient):
-        updates, state = rule.update(gradient, state, params)
-        return state, updates
-
-    stacked = {name: np.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
-    return jax.jit(functools.partial(jax.lax.scan, step))(rule.init(params or gradients[0]), stacked)[1]
+    """All updates, a step in each row, from one compiled step."""
+    update, state, found = jax.jit(rule.update), rule.init(params or gradients[0]), []
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+        found.append(updates)
+    return {name: np.stack([updates[name] for updates in found]) for name in gradients[0]}
 
 
 def assert_equals(rule, expected, gradients=STORM, params=None, rtol=1e-10):
@@ -196,9 +193,9 @@ def test_shares_of_the_weights_are_their_formulas(name, arguments, limit, per):
 
 @pytest.mark.parametrize("shape", ["hard", "normalize"])
 def test_weights_of_zero_are_free_of_a_trust_ratio(shape):
-    rule = novoclip.clip_by_trust_ratio(1e-3, shape=shape)
-    gradient = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([3.0, 4.0])}
-    params = {"a": jnp.zeros(2), "b": jnp.array([0.0, 1.0])}
+    rule = compiled(novoclip.clip_by_trust_ratio(1e-3, shape=shape))
+    gradient = {"a": np.array([3.0, 4.0]), "b": np.array([3.0, 4.0])}
+    params = {"a": np.zeros(2), "b": np.array([0.0, 1.0])}
     updates, _ = rule.update(gradient, rule.init(params), params)
     np.testing.assert_array_equal(updates["a"], gradient["a"])
     np.testing.assert_allclose(updates["b"], [0.6e-3, 0.8e-3], rtol=1e-14)
@@ -275,6 +272,11 @@ def test_a_stack_of_matrices_is_the_matrices_one_by_one(shape):
         np.testing.assert_allclose(found, oracle.spectral(matrix, lambda s: CURVES[shape](s, 0.8)), rtol=0, atol=1e-12)
 
 
+@functools.cache
+def spectral_clip(shape):
+    return compiled(novoclip.clip_by_spectral_norm(1.0, shape=shape))
+
+
 @pytest.mark.parametrize("largest", [1.0, 2.0**10, 2.0**20])
 @pytest.mark.parametrize("shape", CURVES)
 def test_singular_values_far_beyond_the_limit_are_exact_to_a_part_of_it(largest, shape):
@@ -282,7 +284,7 @@ def test_singular_values_far_beyond_the_limit_are_exact_to_a_part_of_it(largest,
     values = np.array([largest / 2**i for i in range(16)])
     matrix = (hadamard * values) @ np.roll(hadamard, 3, axis=0).T
     expected = (hadamard * [CURVES[shape](s, 1.0) for s in values]) @ np.roll(hadamard, 3, axis=0).T
-    rule = compiled(novoclip.clip_by_spectral_norm(1.0, shape=shape))
+    rule = spectral_clip(shape)
     found, _ = rule.update(matrix, rule.init(matrix))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
@@ -309,13 +311,16 @@ def test_a_step_that_is_nan_leaves_no_trace(per):
         assert not np.any(found[name][38])
 
 
+qk_clip = jax.jit(novoclip.qk_clip)
+
+
 @pytest.mark.parametrize("balance", [0.5, 1.0, 0.0, 0.3])
 @pytest.mark.parametrize("key_heads", [6, 3, 1])
 def test_qk_clip_scales_each_heads_weights_down(key_heads, balance):
     generator = np.random.default_rng(3)
     query, key = generator.normal(size=(5, 6, 4)), generator.normal(size=(5, key_heads, 4))
     logits = np.array([50.0, 400.0, -3.0, 150.0, 99.0, 1e6])
-    new_query, new_key = novoclip.qk_clip(query, key, logits, threshold=80.0, balance=balance)
+    new_query, new_key = qk_clip(query, key, logits, threshold=80.0, balance=balance)
     gamma = [min(1.0, 80.0 / s) if s > 0 else 1.0 for s in logits]
     for head in range(6):
         np.testing.assert_allclose(new_query[:, head], query[:, head] * gamma[head] ** balance, rtol=1e-14)
@@ -324,7 +329,7 @@ def test_qk_clip_scales_each_heads_weights_down(key_heads, balance):
         factor = min(of_key[head]) ** (1 - balance)
         np.testing.assert_allclose(new_key[:, head], key[:, head] * factor, rtol=1e-14)
     if balance > 0:
-        biases = novoclip.qk_clip(query[0], key[0], logits, threshold=80.0, balance=balance)
+        biases = qk_clip(query[0], key[0], logits, threshold=80.0, balance=balance)
         np.testing.assert_allclose(biases[0], new_query[0], rtol=1e-15)
         np.testing.assert_allclose(biases[1], new_key[0], rtol=1e-15)
 
@@ -332,7 +337,7 @@ def test_qk_clip_scales_each_heads_weights_down(key_heads, balance):
 def test_qk_clip_leaves_heads_alone_whose_logits_say_nothing():
     query = np.ones((2, 4, 3))
     logits = np.array([np.nan, np.inf, 0.0, 200.0])
-    new_query, new_key = novoclip.qk_clip(query, query, logits)
+    new_query, new_key = qk_clip(query, query, logits)
     np.testing.assert_allclose(new_query[0, :, 0], [1, 1, 1, math.sqrt(0.5)], rtol=1e-15)
     np.testing.assert_array_equal(new_query, new_key)
 
@@ -340,6 +345,6 @@ def test_qk_clip_leaves_heads_alone_whose_logits_say_nothing():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_qk_clip_scales_a_head_that_shares_its_key_with_one_whose_logits_say_nothing(bad):
     query, key = np.ones((2, 4, 3)), np.ones((2, 2, 3))
-    new_query, new_key = novoclip.qk_clip(query, key, np.array([bad, 400.0, 60.0, 200.0]))
+    new_query, new_key = qk_clip(query, key, np.array([bad, 400.0, 60.0, 200.0]))
     np.testing.assert_allclose(new_query[0, [0, 1, 2], 0], [1, 0.5, 1], rtol=1e-15)
     np.testing.assert_allclose(new_key[0, :, 0], [0.5, math.sqrt(0.5)], rtol=1e-15)

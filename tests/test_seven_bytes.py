@@ -20,7 +20,8 @@ def recipe(rate=3e-4):
 
 def params_of():
     generator = np.random.default_rng(0)
-    return {"w": jnp.asarray(generator.normal(size=(8, 512)), jnp.bfloat16), "b": jnp.ones(8, jnp.bfloat16)}
+    leaves = {"w": generator.normal(size=(8, 512)), "b": np.ones(8)}
+    return {name: jnp.asarray(leaf.astype(jnp.bfloat16)) for name, leaf in leaves.items()}
 
 
 def gradients_at(number, params):
@@ -56,7 +57,8 @@ def test_donated_and_restored_runs_have_the_same_bits_and_sharded_ones_draw_them
     optimizer = recipe(0.01)
     step, checkpointer = step_of(optimizer), ocp.StandardCheckpointer()
     shapes = jax.eval_shape(lambda: (params_of(), optimizer.init(params_of())))
-    params, state = params_of(), optimizer.init(params_of())
+    # As arrays that are restored, these are committed to their device: the program is the same.
+    params, state = jax.device_put((params_of(), jax.jit(optimizer.init)(params_of())), jax.devices()[0])
     for number in range(4):
         if number == 2:
             checkpointer.save(tmp_path / "run", (params, state))
@@ -69,9 +71,8 @@ def test_donated_and_restored_runs_have_the_same_bits_and_sharded_ones_draw_them
     equal(restored, (params, state))
     place = NamedSharding(Mesh(np.array(jax.devices()), ("x",)), PartitionSpec("x"))
     spread = jax.tree.map(lambda leaf: jax.device_put(leaf, place), params_of())
-    spread_state = optimizer.init(spread)
-    for number in range(4):
-        spread, spread_state = step(spread, spread_state, number)
+    four = jax.jit(lambda carry: lax.fori_loop(0, 4, lambda number, carry: step(*carry, number), carry))
+    spread, spread_state = four((spread, optimizer.init(spread)))
     for leaf in (spread_state.weights["w"], *spread_state.inner.moments.root["w"]):
         assert leaf.sharding.is_equivalent_to(place, 2)
     # Another program may round a scale otherwise, by one unit in the last place, and never draws other bits.
@@ -93,8 +94,8 @@ def test_in_multi_steps_two_equal_microbatches_are_one_step():
             updates, state = optimizer.update(given, state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        start = (params_of(), optimizer.init(params_of()))
-        return jax.jit(lambda carry: lax.scan(step, carry, jnp.arange(5 * every))[0])(start)
+        given = params_of()
+        return jax.jit(lambda start: lax.scan(step, (start, optimizer.init(start)), jnp.arange(5 * every))[0])(given)
 
     (params, state), (of_micro, micro_state) = trained(one, 1), trained(two, 2)
     equal(of_micro, params)
@@ -104,10 +105,11 @@ def test_in_multi_steps_two_equal_microbatches_are_one_step():
 
 def test_a_regression_ends_where_that_of_float32_ends_and_bfloat16_weights_alone_do_not():
     generator = np.random.default_rng(0)
-    x = jnp.asarray(generator.normal(size=(256, 32)), jnp.float32)
+    x = np.float32(generator.normal(size=(256, 32)))
     noise = 0.1 * generator.normal(size=(256, 4))
-    y = jnp.asarray(np.asarray(x) @ generator.normal(size=(32, 4)) + noise, jnp.float32)
+    y = np.float32(x @ generator.normal(size=(32, 4)) + noise)
 
+    @jax.jit
     def loss_of(weights):
         return jnp.mean((x @ weights.astype(jnp.float32) - y) ** 2)
 
@@ -117,7 +119,7 @@ def test_a_regression_ends_where_that_of_float32_ends_and_bfloat16_weights_alone
             updates, state = optimizer.update(jax.grad(loss_of)(weights), state, weights)
             return (optax.apply_updates(weights, updates), state), None
 
-        start = jnp.zeros((32, 4), dtype)
+        start = np.zeros((32, 4), dtype)
         return jax.jit(lambda: lax.scan(step, (start, optimizer.init(start)), length=1500)[0])()
 
     rate = optax.cosine_decay_schedule(0.03, 1500)
@@ -131,8 +133,9 @@ def test_a_regression_ends_where_that_of_float32_ends_and_bfloat16_weights_alone
 
 def test_second_moments_at_equal_distances_diverge_where_companded_ones_descend():
     """In a row of 256 gradients from 0.01 to 1, v spans 10^4, and codes at equal distances make the small ones 0."""
-    curvature, start = jnp.logspace(-2, 0, 256), jnp.ones(256)
+    curvature, start = np.logspace(-2, 0, 256, dtype=np.float32), np.ones(256, np.float32)
 
+    @jax.jit
     def loss_of(weights):
         return 0.5 * jnp.sum(curvature * weights**2)
 

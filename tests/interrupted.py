@@ -50,7 +50,7 @@ def tell(word, number):
 def train(folder, seed):
     chances = np.random.default_rng(seed)
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
-        first, run = manager.latest_step() or 0, start()
+        first, run = manager.latest_step() or 0, jax.jit(start)()
         if first:
             run = manager.restore(first, args=ocp.args.StandardRestore(jax.eval_shape(lambda: run)))
         tell("from", first)

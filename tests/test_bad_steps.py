@@ -5,14 +5,16 @@ import pickle
 from flax import linen, nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import novoclip
+from tests.steps import compiled
 
-PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(1)}
-BAD = PARAMS | {"kernel": jnp.array([[1.0, jnp.nan], [1.0, 1.0]])}
-BOTH_BAD = BAD | {"bias": jnp.array([-jnp.inf])}
+PARAMS = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(1, np.float32)}
+BAD = PARAMS | {"kernel": np.float32([[1.0, np.nan], [1.0, 1.0]])}
+BOTH_BAD = BAD | {"bias": np.float32([-np.inf])}
 SEQUENCE = [PARAMS, BAD, PARAMS, BOTH_BAD, PARAMS, BAD, PARAMS]
 FOUND = ["kernel: not finite in 3 of 7 steps, last at step 6", "bias: not finite in 1 of 7 steps, last at step 4"]
 
@@ -59,10 +61,11 @@ def test_states_with_only_a_counter_say_so(rule):
 
 
 def test_paths_are_those_of_the_parameters():
-    variables = linen.Sequential([linen.Dense(2), linen.Dense(1)]).init(jax.random.key(0), jnp.ones((1, 3)))
-    optimizer = novoclip.guard_nonfinite(optax.sgd(0.1))
-    slopes = jax.tree.map(jnp.ones_like, variables)
-    slopes["params"]["layers_1"]["bias"] = jnp.array([jnp.inf])
+    model = linen.Sequential([linen.Dense(2), linen.Dense(1)])
+    variables = jax.jit(model.init)(jax.random.key(0), np.ones((1, 3), np.float32))
+    optimizer = compiled(novoclip.guard_nonfinite(optax.sgd(0.1)))
+    slopes = jax.tree.map(np.ones_like, variables)
+    slopes["params"]["layers_1"]["bias"] = np.float32([np.inf])
     _, state = optimizer.update(slopes, optimizer.init(variables), variables)
     assert novoclip.locate_nonfinite(state, variables).startswith("params/layers_1/bias: not finite in 1 of 1")
 
@@ -96,7 +99,7 @@ def test_in_a_partition_each_guard_counts_its_own_part():
 
 
 def test_a_loss_that_is_not_finite_is_told_from_a_leaf():
-    state = after(novoclip.skip_spikes(optax.sgd(0.1)), [PARAMS] * 3, value=jnp.float32(jnp.nan))
+    state = after(novoclip.skip_spikes(optax.sgd(0.1)), [PARAMS] * 3, value=np.float32(np.nan))
     assert novoclip.locate_nonfinite(state, PARAMS).startswith(
         "the loss, or a norm too large for its dtype: not finite in at least 3 of 3"
     )
@@ -111,22 +114,26 @@ def test_nothing_to_tell_raises():
 
 
 def test_a_missing_gradient_is_blamed_on_no_other_leaf():
-    params = {"a": jnp.ones(1), "b": jnp.ones(1), "act": jax.nn.relu, "c": jnp.ones(1)}
-    bad = {"a": None, "b": jnp.array([jnp.nan]), "act": None, "c": None}
+    one, nan = np.ones(1, np.float32), np.float32([np.nan])
+    params = {"a": one, "b": one, "act": jax.nn.relu, "c": one}
+    bad = dict.fromkeys(params)
     for make in (novoclip.guard_nonfinite, novoclip.skip_spikes):
         guard = make(optax.identity())
-        updates, state = guard.update(bad, guard.init(params), params)
+        step = jax.jit(lambda nan, guard=guard: guard.update(bad | {"b": nan}, guard.init(params), params))
+        updates, state = step(nan)
         assert state.leaf_steps.tolist() == [0, 1, 0]
         assert updates["a"] is updates["c"] is updates["act"] is None
         assert novoclip.locate_nonfinite(state, params) == "b: not finite in 1 of 1 steps, last at step 1"
         # Without the parameters, a None stands for the leaf if there is no other.
         plain = {name: leaf for name, leaf in params.items() if name != "act"}
-        _, state = guard.update({"a": None, "b": jnp.array([jnp.nan]), "c": None}, guard.init(plain))
+        guard = compiled(guard)
+        first = guard.init(plain)
+        _, state = guard.update({"a": None, "b": nan, "c": None}, first)
         assert state.leaf_steps.tolist() == [0, 1, 0]
         with pytest.raises(
             ValueError, match="the gradients have 1 leaves with numbers, the parameters given to init 3"
         ):
-            guard.update({"b": jnp.array([jnp.nan])}, guard.init(plain))
+            guard.update({"b": nan}, first)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,7 @@ def test_a_missing_gradient_is_blamed_on_no_other_leaf():
     ids=["guard", "spikes", "adam", "uclip", "rule", "per element", "per tensor", "injected"],
 )
 def test_a_training_is_stopped_after_bad_steps_in_a_row_or_above_a_fraction(optimizer):
-    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), PARAMS)
+    nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), PARAMS)
     state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
     for good, in_a_row in ((1, 0), (0, 1), (0, 2), (1, 0), (0, 1), (0, 2), (0, 3)):
         _, state = update(PARAMS if good else nan, state, PARAMS)
@@ -189,8 +196,13 @@ def test_check_reads_one_run_on_the_host():
 def test_the_state_of_an_nnx_optimizer_is_read():
     model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, novoclip.skip_spikes(novoclip.adam(0.1)), wrt=nnx.Param)
-    slopes = nnx.grad(lambda model: jnp.sum(model(jnp.full((1, 2), jnp.nan))))(model)
-    optimizer.update(model, slopes)
+
+    @nnx.jit
+    def step(model, optimizer):
+        slopes = nnx.grad(lambda model: jnp.sum(model(jnp.full((1, 2), jnp.nan))))(model)
+        optimizer.update(model, slopes)
+
+    step(model, optimizer)
     params = nnx.state(model, nnx.Param)
     assert "skip_spikes: kernel: not finite in 1 of 1 steps" in novoclip.locate_nonfinite(optimizer.opt_state, params)
     with pytest.raises(novoclip.TrainingStoppedError, match="kernel"):

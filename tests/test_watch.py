@@ -1,5 +1,7 @@
 """`watch` measures what NumPy measures, when it is due, and changes nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,19 @@ import pytest
 
 import novoclip
 from novoclip.wrappers.histograms import EDGES
+from tests.steps import compiled
 
 ALL = ("gradients", "updates", "params")
-PARAMS = {"decoder": {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}, "head": jnp.array([3.0, 4.0])}
+KERNEL = np.ones((2, 3), np.float32)
+PARAMS = {"decoder": {"bias": np.zeros(3, np.float32), "kernel": KERNEL}, "head": np.float32([3.0, 4.0])}
 
 
 def gradients(seed, size=1.0):
     generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(size * generator.normal(size=leaf.shape), jnp.float32), PARAMS)
+    return jax.tree.map(lambda leaf: (size * generator.normal(size=leaf.shape)).astype(np.float32), PARAMS)
+
+
+apply_updates = jax.jit(optax.apply_updates)
 
 
 def named(tree):
@@ -30,11 +37,11 @@ def run(optimizer, sizes, *, jit=True, losses=None):
     update = jax.jit(optimizer.update) if jit else optimizer.update
     steps = []
     for seed, size in enumerate(sizes):
-        extra = {} if losses is None else {"value": jnp.float32(losses[seed])}
+        extra = {} if losses is None else {"value": np.float32(losses[seed])}
         given = gradients(seed, size)
         updates, state = update(given, state, params, **extra)
         steps.append((given, updates, params))
-        params = optax.apply_updates(params, updates)
+        params = apply_updates(params, updates)
     return steps, state
 
 
@@ -68,9 +75,9 @@ def test_updates_and_the_state_inside_are_those_without():
 
 def test_histograms_count_every_element_once():
     optimizer = novoclip.watch(optax.sgd(1.0), histogram=True)
-    sizes = jnp.array([0.0, 1e-13, 0.02, -0.02, 2.0, 5e4, jnp.inf, jnp.nan])
-    params = {"a": jnp.zeros(8)}
-    _, state = jax.jit(optimizer.update)({"a": sizes}, optimizer.init(params), params)
+    sizes = np.float32([0.0, 1e-13, 0.02, -0.02, 2.0, 5e4, np.inf, np.nan])
+    params = {"a": np.zeros(8, np.float32)}
+    _, state = jax.jit(lambda sizes: optimizer.update({"a": sizes}, optimizer.init(params), params))(sizes)
     counts = novoclip.histograms(state, params)["gradients/a"]
     assert counts.sum() == 8
     finite = np.abs(np.asarray(sizes, np.float64)[:6])
@@ -137,9 +144,10 @@ def test_losses_are_judged_too_and_where_neither_is_known_nothing_is():
 
 
 def judged_and_spikes(optimizer, norms):
-    state, update = optimizer.init({"a": jnp.zeros(2)}), jax.jit(optimizer.update)
+    params = {"a": np.ones(2, np.float32)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for norm in norms:
-        _, state = update({"a": jnp.full(2, norm)}, state, {"a": jnp.ones(2)})
+        _, state = update({"a": np.full(2, norm, np.float32)}, state, params)
     report = novoclip.metrics(state)
     return int(report["watch/judged"]), int(report["watch/spikes"])
 
@@ -176,9 +184,9 @@ def test_a_loss_that_is_not_looked_at_is_told():
 @pytest.mark.usefixtures("x64")
 def test_the_state_keeps_its_dtypes_whatever_the_gradients_have(dtypes):
     optimizer = novoclip.watch(optax.sgd(0.1), of=ALL, histogram=True)
-    params, given = ({"w": jnp.ones(3, dtype)} for dtype in dtypes)
+    params, given = ({"w": np.ones(3, dtype)} for dtype in dtypes)
     first = optimizer.init(params)
-    for update in (optimizer.update, jax.jit(optimizer.update)):
+    for update in (optimizer.update, functools.partial(jax.eval_shape, optimizer.update)):
         _, state = update(given, first, params)
         assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, first)
 
@@ -197,10 +205,10 @@ def test_moments_that_are_not_found_are_told():
 
 def test_histograms_under_a_mask_have_numbers_and_a_watch_within_a_watch_its_place():
     inner = novoclip.watch(optax.sgd(0.1), of="gradients", histogram=True)
-    masked = optax.masked(inner, {"decoder": False, "head": True})
+    masked = compiled(optax.masked(inner, {"decoder": False, "head": True}))
     _, state = masked.update(PARAMS, masked.init(PARAMS), PARAMS)
     assert set(novoclip.histograms(state, PARAMS)) == {"gradients/0"}
-    outer = novoclip.watch(inner, of="gradients")
+    outer = compiled(novoclip.watch(inner, of="gradients"))
     _, state = outer.update(PARAMS, outer.init(PARAMS), PARAMS)
     assert {name.rsplit("gradients/")[0] for name in novoclip.histograms(state, PARAMS)} == {"inner/"}
 

@@ -105,7 +105,10 @@ def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     part = lax.bitcast_convert_type(lax.max(one, other), integer) & jnp.asarray(3 * quarter << digits, integer)
     by = lax.bitcast_convert_type(jnp.asarray(4 * quarter - 2 - middle << digits, integer) - part, one.dtype)
     back = lax.bitcast_convert_type(part + jnp.asarray(middle << digits, integer), one.dtype)
-    return jnp.sqrt(jnp.square(one * by) + jnp.square(other * by)) * back
+    # Inside of a scan, JAX may take the second derivative without the rule below, and it must be finite at 0. There the
+    # root is that of this number, which becomes 0 on the way back.
+    total = jnp.square(one * by) + jnp.square(other * by)
+    return jnp.sqrt(jnp.maximum(total, form.tiny)) * back
 
 
 @_hypotenuse.defjvp

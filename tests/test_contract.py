@@ -40,8 +40,9 @@ def named(cases):
 @named(FIRST)
 def test_contract(case):
     """What depends on the formula; of the rest, which is the same code for many, each entry takes a part in turn."""
-    own, others = ([one for one in MAIN if (one in NUMBERS + OF_DTYPES) is part] for part in (True, False))
-    turn = others[FIRST.index(case) % IN_TURN :: IN_TURN] if case.entry.name in ALWAYS else []
+    own = OF_OPTIONS + OF_DTYPES
+    others = [one for one in (MAIN if case.entry.name in ALWAYS else NUMBERS) if one not in own]
+    turn = others[FIRST.index(case) % IN_TURN :: IN_TURN]
     check(case, CHECKS if case.entry.name in IN_EVERY_CHEX_VARIANT else own + turn)
 
 

@@ -259,9 +259,9 @@ def moved(compiled):
 
 
 # The sum of one norm, or of one mean, is all that a rule sends. By output unit there is one for each of the four of
-# "rows", which lie on several devices, and five sums for each leaf, of what is shown.
+# "rows", which lie on several devices.
 SUMS = {("all-reduce", 1)}
-OF_UNITS = {"agc": {("all-reduce", 4), ("all-reduce", 5)}, "centralize": {("all-reduce", 4)}}
+OF_UNITS = {name: {("all-reduce", 4)} for name in ("agc", "adaptive_grad_clip", "centralize")}
 
 
 def test_what_moves_is_seen(mesh):

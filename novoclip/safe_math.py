@@ -106,9 +106,8 @@ def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     by = lax.bitcast_convert_type(jnp.asarray(4 * quarter - 2 - middle << digits, integer) - part, one.dtype)
     back = lax.bitcast_convert_type(part + jnp.asarray(middle << digits, integer), one.dtype)
     # Inside of a scan, JAX may take the second derivative without the rule below, and it must be finite at 0. There the
-    # root is that of this number, which becomes 0 on the way back.
-    total = jnp.square(one * by) + jnp.square(other * by)
-    return jnp.sqrt(jnp.maximum(total, form.tiny)) * back
+    # root is that of the least number, which becomes 0 on the way back; to all others that adds nothing.
+    return jnp.sqrt(jnp.square(one * by) + (jnp.square(other * by) + form.tiny)) * back
 
 
 @_hypotenuse.defjvp

@@ -1,4 +1,4 @@
-"""The root of a sum of two squares is that of exact arithmetic wherever numbers are normal, and has derivatives at 0."""
+"""The root of a sum of two squares is that of exact arithmetic where numbers are normal, and has derivatives at 0."""
 
 import jax
 import jax.numpy as jnp

@@ -78,11 +78,12 @@ def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
 def _excess(norm: jax.Array, limit: jax.Array) -> jax.Array:
     """Return a value that increases with norm / limit. Without a limit it increases with the norm, below all others.
 
-    It ends in a division, which XLA's CPU backend computes once for all its uses.
+    It is infinite where the norm is not finite, or is above a limit of 0. It ends in a division, which XLA's CPU
+    backend computes once for all its uses.
     """
-    finfo = jnp.finfo(norm.dtype)
-    most, limited, known = finfo.max, is_limit(limit), jnp.isfinite(norm) & ~jnp.isnan(limit)
+    limited, known = is_limit(limit), jnp.isfinite(norm) & ~jnp.isnan(limit)
+    most = jnp.asarray(jnp.inf, norm.dtype)
     above = jnp.where(limit > 0, norm, jnp.where(norm > 0, most, 0))
     number = jnp.where(known, jnp.where(limited, above, -1), most)
-    by = jnp.where(limited, jnp.where(limit > 0, limit, 1), jnp.maximum(norm, finfo.tiny))
+    by = jnp.where(limited, jnp.where(limit > 0, limit, 1), jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
     return number / jnp.where(known, by, 1)

@@ -183,7 +183,7 @@ def global_slice(
     if not kept:
         return part
     full = jnp.zeros(_whole_shape(part.shape, axes, split), part.dtype)
-    start: list[int | jax.Array] = [0] * part.ndim
+    start = [jnp.zeros((), jnp.int32)] * part.ndim
     for axis, names in kept:
         start[axis] = _shard_index(names) * part.shape[axis]
     # A sum with zeros, since the result of a gather would be typed as varying.

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.mesh import vary, with_sharding_of
+from novoclip.mesh import vary, varying_axes, with_sharding_of
 
 ROW = 64
 LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
@@ -48,8 +48,8 @@ def kept_apart(tree: Any) -> Any:
     On other backends it does nothing, since they would write the arrays out. Inside `shard_map`, all arrays count as
     varying if one of them does, as the results of a barrier do.
     """
-    for leaf in jax.tree.leaves(tree):
-        tree = jax.tree.map(functools.partial(vary, like=leaf), tree)
+    for like in {varying_axes(leaf): leaf for leaf in jax.tree.leaves(tree)}.values():
+        tree = jax.tree.map(functools.partial(vary, like=like), tree)
     return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
 
 
@@ -128,8 +128,8 @@ def first_enough(
 ) -> list[Any]:
     """Return sums(leaves, scale), a pytree, for each of three scales; only the first is used if it is enough.
 
-    On a CPU, the others are computed only if they are needed, and are anything else. Elsewhere all are computed
-    together, from elements that are read once: the host of a GPU would wait for the condition of a loop at every step.
+    On a CPU, the others are then zeros or the first once more. Elsewhere all are computed together, from elements that
+    are read once: the host of a GPU would wait for the condition of a loop at every step.
     """
 
     def one_by_one(*leaves: jax.Array) -> list[Any]:
@@ -163,8 +163,10 @@ def _by_slices(rows: jax.Array) -> list[jax.Array]:
 
 
 def _squeezed_by_rotation(rows: jax.Array) -> list[jax.Array]:
-    # Kernels of fewer axes are shorter. To merge axes would gather rows that are sharded along one of them.
-    single = [axis for axis in range(1, rows.ndim) if rows.shape[axis] == 1]
+    # Kernels of fewer axes are shorter. To merge axes would gather rows that are sharded along one of them, and to drop
+    # one that is, over one device, would lose that from the type.
+    named = dict(enumerate(jax.typeof(rows).sharding.spec)).get
+    single = [axis for axis in range(1, rows.ndim) if rows.shape[axis] == 1 and named(axis) is None]
     return [lax.expand_dims(row, [axis - 1 for axis in single]) for row in _by_rotation(lax.squeeze(rows, single))]
 
 

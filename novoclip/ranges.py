@@ -22,11 +22,13 @@ class Range(NamedTuple):
     far: float  # quotients above this, or below its inverse, are multiplied in two steps
     shift: float  # the first of the two factors, or its inverse
     tiny: float  # below this, and above its inverse, squares may be out of range
+    edge: float  # below this, and above its inverse, a sum of two squares may lose the smaller or overflow
+    step: float  # what numbers beyond an edge are multiplied by, or by its inverse
 
 
 RANGES = {
-    32: Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100, 2.0**-60),
-    64: Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900, 2.0**-500),
+    32: Range(2.0**44, 2.0**-65, 2.0**100, 2.0**-70, 2.0**120, 2.0**100, 2.0**-60, 2.0**-40, 2.0**86),
+    64: Range(2.0**400, 2.0**-520, 2.0**1000, 2.0**-960, 2.0**960, 2.0**900, 2.0**-500, 2.0**-300, 2.0**712),
 }
 
 

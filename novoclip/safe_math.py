@@ -1,6 +1,7 @@
 """Quotients, roots and sums that do not overflow or underflow in between, nor do their derivatives."""
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any
 
@@ -96,18 +97,15 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
-    # By powers of two, and not by the quotient of the two: a division costs as much as a root. The first two bits of
-    # the larger one's exponent choose a power that takes it to the middle of the range, and its inverse for the way
-    # back. Neither is ever 0 or infinite.
-    form = jnp.finfo(one.dtype)
-    integer, digits, quarter = jnp.dtype(f"int{form.bits}"), form.nmant, 2 ** (form.nexp - 2)
-    middle = quarter // 2
-    part = lax.bitcast_convert_type(lax.max(one, other), integer) & jnp.asarray(3 * quarter << digits, integer)
-    by = lax.bitcast_convert_type(jnp.asarray(4 * quarter - 2 - middle << digits, integer) - part, one.dtype)
-    back = lax.bitcast_convert_type(part + jnp.asarray(middle << digits, integer), one.dtype)
+    # By powers of two, and not by the quotient of the two: a division costs as much as a root.
+    ranges, large = RANGES[jnp.finfo(one.dtype).bits], jnp.maximum(one, other)
+    low, high, number = large < ranges.edge, large > 1 / ranges.edge, functools.partial(jnp.asarray, dtype=one.dtype)
+    by = jnp.where(low, number(ranges.step), jnp.where(high, number(1 / ranges.step), number(1)))
+    back = jnp.where(low, number(1 / ranges.step), jnp.where(high, number(ranges.step), number(1)))
     # Inside of a scan, JAX may take the second derivative without the rule below, and it must be finite at 0. There the
     # root is that of the least number, which becomes 0 on the way back; to all others that adds nothing.
-    return jnp.sqrt(jnp.square(one * by) + (jnp.square(other * by) + form.tiny)) * back
+    least = jnp.finfo(one.dtype).tiny
+    return jnp.sqrt(jnp.square(one * by) + (jnp.square(other * by) + least)) * back
 
 
 @_hypotenuse.defjvp

@@ -57,6 +57,38 @@ def test_units_of_explicitly_split_leaves_outside_of_a_mesh_context(rule, jit):
         np.testing.assert_allclose(found[name], leaf, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rule", [novoclip.agc(0.1), novoclip.clip_by_norm(0.1, per="unit")], ids=["agc", "norm"])
+def test_leaves_on_a_mesh_with_an_axis_of_one_device(rule):
+    mesh = jax.make_mesh((1, 4), ("x", "y"), axis_types=(AxisType.Explicit,) * 2, devices=jax.devices()[:4])
+    whole = {"a": np.arange(24.0, dtype=np.float32).reshape(3, 1, 8), "b": np.ones((3, 1, 8), np.float32)}
+    first = jax.jit(lambda tree: rule.update(tree, rule.init(tree), tree)[0])
+    with jax.set_mesh(mesh):
+        found = first(jax.device_put(whole, NamedSharding(mesh, P(None, "x", "y"))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, first(whole))
+
+
+@pytest.mark.usefixtures("x64")
+def test_units_of_leaves_that_are_split_inside_shard_map_in_float64():
+    mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
+    rule = novoclip.agc(0.1, per=novoclip.units("auto", specs={"w": P(None, "x")}))
+    whole = {"w": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
+    first = lambda tree: rule.update(tree, rule.init(tree), tree)[0]  # noqa: E731
+    specs = {"w": P(None, "x")}
+    found = jax.jit(jax.shard_map(first, mesh=mesh, in_specs=(specs,), out_specs=specs))(whole)
+    plain = novoclip.agc(0.1)
+    expected, _ = jax.jit(lambda tree: plain.update(tree, plain.init(tree), tree))(whole)
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-6)
+
+
+def test_a_unit_that_is_not_finite_is_shown_beside_one_whose_excess_overflows():
+    rule = compiled(novoclip.clip_by_norm(1e-30, per="unit"))
+    gradients = {"w": np.float32([[1e10, np.nan, 1.0], [0.0, 0.0, 0.0]])}
+    _, state = rule.update(gradients, rule.init(gradients))
+    assert np.isnan(state.norms[0])
+    assert np.isinf(state.limits[0])  # as it was: of a norm that is not finite, none is learned
+    assert int(state.nonfinite) == 1
+
+
 def test_a_machine_that_was_told_to_use_no_cpu_traces_large_matrices():
     code = """
 import jax, jax.numpy as jnp, novoclip

@@ -69,7 +69,7 @@ def test_leaves_on_a_mesh_with_an_axis_of_one_device(rule):
 
 @pytest.mark.usefixtures("x64")
 def test_units_of_leaves_that_are_split_inside_shard_map_in_float64():
-    mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     rule = novoclip.agc(0.1, per=novoclip.units("auto", specs={"w": P(None, "x")}))
     whole = {"w": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
     first = lambda tree: rule.update(tree, rule.init(tree), tree)[0]  # noqa: E731

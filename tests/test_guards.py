@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import novoclip
-from tests.steps import compiled
+from tests.steps import apply_updates, compiled
 from tests.trajectories.inputs import gradients_without_faults, losses
 
 STORED = json.loads((Path(__file__).parent / "trajectories" / "rules.json").read_text(encoding="utf-8"))
@@ -32,9 +32,6 @@ def gradients(size, dtype=jnp.float32):
     """A tree whose norm is `size`, on the host where that is a number."""
     full = jnp.full if isinstance(size, jax.Array) else np.full
     return {"kernel": full((2, 2), 0.3 * size, dtype), "bias": full(1, 0.8 * size, dtype)}
-
-
-apply_updates = jax.jit(optax.apply_updates)
 
 
 @functools.partial(jax.jit, static_argnums=0)

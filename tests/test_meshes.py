@@ -308,7 +308,7 @@ def test_a_state_made_of_sharded_parameters_is_split_as_they_are(kind, mesh):
     [
         (novoclip.clip_by_global_norm(1.0), 1),
         (novoclip.autoclip(90.0, per="tensor"), 1),
-        (novoclip.agc(0.1), 5),
+        (novoclip.agc(0.1), 4),
         (novoclip.clip_by_value(0.1), 1),
         (novoclip.adam(0.1, clip=novoclip.zclip()), 1),
         (novoclip.skip_spikes(novoclip.adam(0.1)), 1),
@@ -321,7 +321,7 @@ def test_jit_over_sharded_arrays_gathers_no_gradient(rule, largest, mesh):
     step = jax.jit(rule.update).lower(gradients, state, params).compile()
     updates, _ = step(gradients, state, params)
     expected, _ = jax.jit(lambda params, gradients: rule.update(gradients, rule.init(params), params))(tree(), tree(1))
-    # By unit, the four norms of "rows", and five sums of what is shown.
+    # By unit, the four norms of "rows".
     assert moved(step) <= SUMS if largest == 1 else max(size for _, size in moved(step)) <= largest
     for name, leaf in updates.items():
         assert leaf.sharding.is_equivalent_to(shardings[name], leaf.ndim), name

@@ -12,32 +12,11 @@ import optax
 import pytest
 
 import novoclip
-from tests.steps import compiled
-
-
-def each_once(rules, gradient):
-    """The first updates of some rules, in one program."""
-    return jax.jit(lambda gradient: [rule.update(gradient, rule.init(gradient))[0] for rule in rules])(gradient)
+from tests.steps import compiled, first_updates, steps_of
 
 
 def once(rule, gradient):
-    return each_once([rule], gradient)[0]
-
-
-def each_over(rules, gradients):
-    """For each rule the updates and states of all steps, of which one program takes one of all rules."""
-    start = jax.jit(lambda gradient: [rule.init(gradient) for rule in rules])
-    step = jax.jit(
-        lambda gradient, *states: [rule.update(gradient, state) for rule, state in zip(rules, states, strict=True)]
-    )
-    gradients, taken = np.asarray(gradients, np.float32), []
-    states = start(gradients[0])
-    for gradient in gradients:
-        taken.append(step(gradient, *states))
-        states = [state for _, state in taken[-1]]
-    return [
-        jax.tree.map(lambda *each: np.stack(each), *of_rule) for of_rule in zip(*jax.device_get(taken), strict=True)
-    ]
+    return first_updates([rule], gradient)[0]
 
 
 def at(step, tree):
@@ -46,7 +25,7 @@ def at(step, tree):
 
 def test_a_finite_spike_in_the_warm_up_does_not_end_zclip():
     sizes = [1e25 if step == 3 else 0.01 * (1 + 0.1 * np.sin(step)) for step in range(40)]
-    ((updates, states),) = each_over([novoclip.zclip()], np.outer(sizes, [3.0, 4.0]))
+    ((updates, states),) = steps_of([novoclip.zclip()], np.float32(np.outer(sizes, [3.0, 4.0])))
     assert np.isfinite(states.limits[-1])
     assert np.all(updates[-1] > 0)
 
@@ -83,7 +62,7 @@ def test_rare_gradients_do_not_teach_a_limit_of_zero():
         "second moment": novoclip.clip_by_second_moment(3.0, form="proportional"),
     }
     sizes = np.array([(1 + 0.1 * np.sin(step)) * (step >= 25 and step % 20 == 0) for step in range(400)])
-    for name, (updates, _) in zip(rules, each_over(rules.values(), sizes[:, None]), strict=True):
+    for name, (updates, _) in zip(rules, steps_of(rules.values(), np.float32(sizes[:, None])), strict=True):
         for step, (size, (found,)) in enumerate(zip(sizes, updates, strict=True)):
             assert found >= 0.9 * size, f"{name} at step {step}: {size} became {found}"
 
@@ -92,7 +71,7 @@ def test_a_tiny_first_gradient_does_not_hold_the_second_moment_down():
     rule = novoclip.clip_by_second_moment(3.0, form="proportional")
     for late in (0, 300):
         gradients = [[0.0 if step < late else 1e-6 if step == late else 1.0] for step in range(late + 200)]
-        ((updates, _),) = each_over([rule], gradients)
+        ((updates, _),) = steps_of([rule], np.float32(gradients))
         assert float(updates[-1, 0]) == 1.0
 
 
@@ -181,7 +160,7 @@ def test_a_schedule_that_gives_nan_is_counted_and_gives_zeros():
         novoclip.autoclip(lambda step: 50 * schedule(step)),
         novoclip.clip_by_second_moment(schedule, per="tensor", count=True),
     )
-    for updates, states in each_over(rules, [[0.3, 0.4]] * 3):
+    for updates, states in steps_of(rules, np.float32([[0.3, 0.4]] * 3)):
         before, after = at(0, states), at(1, states)
         assert not np.any(at(1, updates))
         assert int(after.nonfinite) == 1
@@ -197,7 +176,7 @@ def test_a_decay_that_is_nan_teaches_nothing():
         novoclip.clip_by_second_moment(1.0, decay, form="proportional"),
         novoclip.zclip(warmup=1, decay=decay),
     )
-    for _, states in each_over(rules, [[0.3, 0.4]] * 2):
+    for _, states in steps_of(rules, np.float32([[0.3, 0.4]] * 2)):
         before, after = at(0, states.limit_state), at(1, states.limit_state)
         for name in set(before._fields) - {"seen"}:
             np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=1e-6)
@@ -258,7 +237,7 @@ def test_float32_leaves_stay_right_beside_extreme_float64_ones():
 def test_small_numbers_of_a_large_gradient_come_back_bit_for_bit():
     gradient = np.array([2e9, 1e-18, 1e-37], np.float32)
     rules = novoclip.clip_by_norm(1e10), novoclip.autoclip(90.0), novoclip.zclip(max_norm=jnp.inf)
-    for updates in each_once(rules, gradient):
+    for updates in first_updates(rules, gradient):
         np.testing.assert_array_equal(updates, gradient)
 
 
@@ -276,7 +255,7 @@ def test_infinities_are_propagated_when_asked():
         novoclip.clip_by_second_moment(3.0, form="proportional", nonfinite="propagate"),
         novoclip.clip_by_norm(jnp.inf, per="element", nonfinite="propagate"),
     )
-    for updates in each_once(rules, gradient):
+    for updates in first_updates(rules, gradient):
         np.testing.assert_array_equal(updates, gradient)
 
 
@@ -286,7 +265,9 @@ def test_a_proportional_limit_below_one_deviation_is_refused():
 
 
 def test_any_real_number_is_a_threshold():
-    for updates in each_once([novoclip.clip_by_norm(number) for number in (Fraction(1, 2), 10**30)], np.float32([0.1])):
+    for updates in first_updates(
+        [novoclip.clip_by_norm(number) for number in (Fraction(1, 2), 10**30)], np.float32([0.1])
+    ):
         np.testing.assert_allclose(updates, [0.1])
     with pytest.raises(TypeError, match="count must be True or False; got 'no'"):
         novoclip.clip_by_value(1.0, count="no")

@@ -11,6 +11,7 @@ import pytest
 import novoclip
 from tests.oracles.blocks import blocks_of, clipped, norm_of
 from tests.oracles.limits import AutoClip, Constant, InverseSecondMoment, ProportionalSecondMoment, ZClip
+from tests.steps import stacked, steps_of
 from tests.storm import storm
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -24,24 +25,6 @@ def label_of(path, leaf=None):
 
 def measure(per, norm="l2"):
     return {"per": novoclip.groups(label_of, norm=norm)} if per == "groups" else {"per": per, "norm": norm}
-
-
-def stacked(trees):
-    """One tree of some trees."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def steps_of(rules, gradients):
-    """For each rule the states and updates of all steps, of which one program takes one of all rules."""
-    states = [rule.init(gradients[0]) for rule in rules]
-    step = jax.jit(
-        lambda gradient, *states: [rule.update(gradient, state) for rule, state in zip(rules, states, strict=True)]
-    )
-    taken = []
-    for gradient in gradients:
-        taken.append(step(gradient, *states))
-        states = [state for _, state in taken[-1]]
-    return [stacked(each) for each in zip(*jax.device_get(taken), strict=True)]
 
 
 def assert_equals_oracle(rule, expected, gradients):

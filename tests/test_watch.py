@@ -10,7 +10,7 @@ import pytest
 
 import novoclip
 from novoclip.wrappers.histograms import EDGES
-from tests.steps import compiled
+from tests.steps import apply_updates, compiled
 
 ALL = ("gradients", "updates", "params")
 KERNEL = np.ones((2, 3), np.float32)
@@ -20,9 +20,6 @@ PARAMS = {"decoder": {"bias": np.zeros(3, np.float32), "kernel": KERNEL}, "head"
 def gradients(seed, size=1.0):
     generator = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: (size * generator.normal(size=leaf.shape)).astype(np.float32), PARAMS)
-
-
-apply_updates = jax.jit(optax.apply_updates)
 
 
 def named(tree):

@@ -79,8 +79,8 @@ FAULTS = (
     Fault(
         "the counter of bad steps stands still",
         "novoclip/clip_state.py",
-        "nonfinite=safe_increment(state.nonfinite, spoilt > 0)",
-        "nonfinite=safe_increment(state.nonfinite, spoilt >= count)",
+        "~jnp.all(finite), norms.size",
+        "~jnp.any(finite), norms.size",
         (STATE, contract("clip_by_norm or autoclip")),
     ),
     # Norms and blocks.
@@ -282,8 +282,8 @@ FAULTS = (
     Fault(
         "means that are centralized are too small",
         "novoclip/rules/centralize.py",
-        "jnp.sum(wide / (number * axis_size(along)), axis=over, keepdims=True)",
-        "jnp.sum(wide / (wide.size * shards(along)), axis=over, keepdims=True)",
+        "by = (number * axis_size(along) * one).astype(wide.dtype)",
+        "by = (wide.size * axis_size(along) * one).astype(wide.dtype)",
         (
             only(MORE, "centralize"),
             MORE,
@@ -478,7 +478,7 @@ FAULTS = (
     Fault(
         "examples are added up instead of averaged",
         "novoclip/wrappers/examples.py",
-        "jnp.sum(wide / leaf.shape[0], axis=0)",
+        "jnp.sum(wide / by, axis=0)",
         "jnp.sum(wide, axis=0)",
         (
             only(WRAPPERS, "examples"),

@@ -12,7 +12,7 @@ from novoclip.alike import alike, stacked
 from novoclip.forms import FORMS, block_counts, combined, split, split_several
 from novoclip.layout import Layout
 from novoclip.mesh import broadcast_like, varying_axes
-from novoclip.platforms import first_enough, kept_apart, sum_of_rows
+from novoclip.platforms import first_enough, kept_apart, one_each, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
 
@@ -55,8 +55,8 @@ def _root_norms(leaves: list[jax.Array], layout: Layout, norm: str) -> Any:
 
     def sums(leaves: Sequence[jax.Array], scale: jax.Array) -> Any:
         squares = [
-            _squares(x, scale, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, scale, dtype)
-            for x, places in zip(leaves, stacks, strict=True)
+            _squares(x, own, dtype, layout.axes[places[0]]) if len(places) == 1 else _square(x, own, dtype)
+            for x, own, places in zip(leaves, one_each([scale] * len(leaves), leaves), stacks, strict=True)
         ]
         return combined(squares, layout, jnp.sum, dtype, stacks)
 

@@ -94,19 +94,19 @@ def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *,
     else:
         finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
         beyond = jnp.sum(finite & is_beyond(norms, limits, roundings), dtype=jnp.float32)
-        seen, bounds, spoilt, count = norms, limits, jnp.sum(~finite, dtype=jnp.float32), norms.size
+        seen, bounds, spoilt, count = norms, limits, ~jnp.all(finite), norms.size
     bounds = jnp.where(jnp.isfinite(seen), limits_as(bounds, dtype), state.limits)
     state = state._replace(norms=seen.astype(dtype), limits=bounds)
     return count_blocks(state, beyond, spoilt, count) if counting else state
 
 
 def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: int) -> ClipState:
-    """Return the state after a step with `count` blocks, `beyond` over their limits and `spoilt` not finite."""
+    """Return the state after a step with `count` blocks, `beyond` over their limits, and perhaps some not finite."""
     return state._replace(
         fraction=(beyond / float(max(count, 1))).astype(state.fraction.dtype),
         clipped=safe_increment(state.clipped, beyond > 0),
-        nonfinite=safe_increment(state.nonfinite, spoilt > 0),
-        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, spoilt > 0),
+        nonfinite=safe_increment(state.nonfinite, spoilt),
+        nonfinite_in_a_row=count_in_a_row(state.nonfinite_in_a_row, spoilt),
     )
 
 

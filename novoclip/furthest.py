@@ -22,7 +22,7 @@ class Shown(NamedTuple):
         equally far, the mean of their norms.
       limits: `(leaves,)`, the limit of that slice.
       beyond: float32, number of slices of all leaves that are beyond their limits.
-      spoilt: float32, number of slices whose norm is not finite or whose limit is NaN.
+      spoilt: whether the norm of a slice is not finite, or its limit NaN.
       number: total number of slices.
     """
 
@@ -38,28 +38,30 @@ def furthest(norms: Slices, limits: Slices, roundings: Slices, dtype: Any) -> Sh
     found = [_sums(*each) for each in zip(norms.arrays, limits.arrays, roundings.arrays, strict=True)]
     order = [place for places in places_of(norms) for place in places]
     columns = jnp.concatenate(found, axis=1)
-    norm, limit, share, beyond, spoilt = columns[:, np.argsort(order)]
+    norm, limit, share, beyond = columns[:, np.argsort(order)]
     some = share > 0  # a leaf without elements has no slice
     by = jnp.where(some, share, 1)
     return Shown(
         jnp.where(some, norm / by, 0),
         jnp.where(some, limit / by, no_limit(dtype)),
         jnp.sum(beyond, dtype=jnp.float32),
-        jnp.sum(spoilt, dtype=jnp.float32),
+        # A slice that is spoilt is further above its limit than all that are not, so it is among those summed.
+        jnp.any(~jnp.isfinite(norm) | jnp.isnan(limit)),
         sum(math.prod(array.shape) for array in norms.arrays),
     )
 
 
 @jax.jit
 def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
-    """Return five sums over the slices of each leaf of a group, `(5, leaves)`.
+    """Return four sums over the slices of each leaf of a group, `(4, leaves)`.
 
     Over the slices with the largest excess: their norm, limit and number, each multiplied by one factor. Over all
-    slices: how many are beyond their limits, and how many are not finite.
+    slices: how many are beyond their limits.
     """
     axes = tuple(range(1, norm.ndim))
-    finite = jnp.isfinite(norm) & ~jnp.isnan(limit)
-    beyond = finite & is_beyond(norm, limit, rounding)
+    beyond = jnp.isfinite(norm) & ~jnp.isnan(limit) & is_beyond(norm, limit, rounding)
+    if norm.size == norm.shape[0]:
+        return jnp.stack([norm, limit, jnp.ones_like(norm), beyond.astype(norm.dtype)]).reshape(4, -1)
     excess = _excess(norm, limit)
     top = jnp.max(excess, axis=axes, keepdims=True, initial=-jnp.finfo(norm.dtype).max)
     # A power of two, so that products are exact, and so small that a sum over all slices does not overflow.
@@ -70,7 +72,6 @@ def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
         jnp.where(shares > 0, limit * share, 0),
         shares,
         beyond.astype(norm.dtype),
-        (~finite).astype(norm.dtype),
     ]
     return jnp.stack([jnp.sum(term, axis=axes) for term in terms])
 

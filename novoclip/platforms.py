@@ -26,7 +26,7 @@ def entries(rows: jax.Array) -> list[jax.Array]:
     """
     if not rows.size or not jnp.issubdtype(rows.dtype, jnp.floating):
         return _by_slices(rows)
-    return lax.platform_dependent(rows, cpu=_squeezed_by_rotation, default=_by_slices)
+    return lax.platform_dependent(rows, cpu=_by_index, default=_by_slices)
 
 
 def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
@@ -51,6 +51,23 @@ def kept_apart(tree: Any) -> Any:
     for like in {varying_axes(leaf): leaf for leaf in jax.tree.leaves(tree)}.values():
         tree = jax.tree.map(functools.partial(vary, like=like), tree)
     return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
+
+
+def one_each(numbers: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return scalars unchanged, one for each leaf, and keep XLA's CPU backend from seeing that some are equal.
+
+    It writes out a scalar that leaves of one shape share, in an array as large as a leaf, and reads that once more for
+    each leaf.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}  # since what comes from one barrier varies over the same mesh axes
+    for i, leaf in enumerate(leaves):
+        alike.setdefault(varying_axes(leaf), []).append(i)
+    found = dict[int, jax.Array]()
+    for members in alike.values():
+        # With a leaf, since XLA makes one of two barriers of the same numbers.
+        _, *own = kept_apart([lax.stop_gradient(leaves[members[0]]), *(numbers[i] for i in members)])
+        found |= zip(members, own, strict=True)
+    return [found[i] for i in range(len(leaves))]
 
 
 def written_out(tree: Any) -> Any:
@@ -162,31 +179,16 @@ def _by_slices(rows: jax.Array) -> list[jax.Array]:
     return [lax.index_in_dim(rows, i, keepdims=False) for i in range(rows.shape[0])]
 
 
-def _squeezed_by_rotation(rows: jax.Array) -> list[jax.Array]:
-    # Kernels of fewer axes are shorter. To merge axes would gather rows that are sharded along one of them, and to drop
-    # one that is, over one device, would lose that from the type.
-    named = dict(enumerate(jax.typeof(rows).sharding.spec)).get
-    single = [axis for axis in range(1, rows.ndim) if rows.shape[axis] == 1 and named(axis) is None]
-    return [lax.expand_dims(row, [axis - 1 for axis in single]) for row in _by_rotation(lax.squeeze(rows, single))]
+def _by_index(rows: jax.Array) -> list[jax.Array]:
+    """Take the rows at places that XLA does not know: each is the one before plus 1.
 
-
-def _by_rotation(rows: jax.Array) -> list[jax.Array]:
-    """Take the first row and rotate, repeatedly, so that every slice and every rotation is the same program."""
-    number = rows.shape[0]
-    if number <= ROW:
-        return _rotated(rows)
-    blocks = -(-number // ROW)
-    fill = [(0, blocks * ROW - number, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
-    padded = lax.pad(rows, jnp.zeros((), rows.dtype), fill).reshape(blocks, ROW, *rows.shape[1:])
-    return [row for block in _rotated(padded) for row in _rotated(block)][:number]
-
-
-def _rotated(rows: jax.Array) -> list[jax.Array]:
-    ones = _ones(rows)  # XLA does not duplicate a division, as it would a rotation
-    rows = rows / ones
-    found = []
+    It does not duplicate a division, as it would a sum or a slice, so each place and each row is a kernel of its own.
+    """
+    place, one = lax.optimization_barrier((-jnp.ones((), jnp.float32), jnp.ones((), jnp.float32)))
+    one_of_rows, found = one.astype(rows.dtype), []
+    rows = rows / one_of_rows
     for _ in range(rows.shape[0]):
-        first = lax.slice_in_dim(rows, 0, 1)
-        found.append(lax.squeeze(first, [0]))
-        rows = lax.concatenate([lax.slice_in_dim(rows, 1, None), first], 0) / ones
+        place = (place + 1) / one
+        row = lax.dynamic_index_in_dim(rows, place.astype(jnp.int32), 0, keepdims=False)
+        found.append(row / one_of_rows)
     return found

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.platforms import kept_apart
+from novoclip.platforms import kept_apart, one_each
 from novoclip.ranges import RANGES, accumulation_dtype
 
 SHRINK = 2.0**-64
@@ -117,11 +117,8 @@ def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def shrinking(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return the factor of `shrunk` for each leaf: a constant that XLA does not see, nor that it is the same for all.
-
-    As a constant, or if several leaves of one shape shared it, it would be written out, as large as a leaf.
-    """
-    return kept_apart([jnp.asarray(SHRINK, accumulation_dtype(leaf.dtype)) for leaf in leaves])
+    """Return the factor of `shrunk` for each leaf."""
+    return one_each([jnp.asarray(SHRINK, accumulation_dtype(leaf.dtype)) for leaf in leaves], leaves)
 
 
 def shrunk(leaf: jax.Array, factor: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from novoclip.clip_state import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
 from novoclip.mesh import axis_size, partition_of
 from novoclip.paths import Path
+from novoclip.platforms import one_each
 from novoclip.ranges import accumulation_dtype
 from novoclip.rules.record import record
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
@@ -75,7 +76,7 @@ def centralize(
         check(params)
         return watch.init(params)
 
-    def centered(name: Path, leaf: jax.Array) -> jax.Array:
+    def centered(name: Path, leaf: jax.Array, one: jax.Array) -> jax.Array:
         zero = jnp.zeros((), leaf.dtype)
         kept = jnp.where(jnp.isfinite(leaf), leaf, zero)
         if not is_kernel(name, leaf):
@@ -88,7 +89,8 @@ def centralize(
         if number * axis_size(along) == 1:
             return kept  # the mean of one input is the input itself
         # The division comes before the sum, which could overflow.
-        mean = jnp.sum(wide / (number * axis_size(along)), axis=over, keepdims=True)
+        by = (number * axis_size(along) * one).astype(wide.dtype)
+        mean = jnp.sum(wide / by, axis=over, keepdims=True)
         mean = jax.lax.psum(mean, along) if along else mean
         return jnp.where(jnp.isfinite(mean), narrow(wide - mean, leaf.dtype), zero)
 
@@ -98,6 +100,8 @@ def centralize(
         reject_integers(updates)
         check(updates)
         _, state = watch.update(updates, state, params, **extra)
-        return with_numbers(updates, [centered(*leaf) for leaf in named_leaves(updates)]), state
+        leaves = named_leaves(updates)
+        ones = one_each([jnp.ones((), accumulation_dtype(leaf.dtype)) for _, leaf in leaves], [x for _, x in leaves])
+        return with_numbers(updates, [centered(*leaf, one) for leaf, one in zip(leaves, ones, strict=True)]), state
 
     return optax.GradientTransformationExtraArgs(init, update)

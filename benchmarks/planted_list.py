@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "the counter of bad steps stands still",
         "novoclip/clip_state.py",
-        "~jnp.all(finite), norms.size",
+        "~all_true(finite), norms.size",
         "~jnp.any(finite), norms.size",
         (STATE, contract("clip_by_norm or autoclip")),
     ),
@@ -142,8 +142,8 @@ FAULTS = (
     Fault(
         "one finite leaf is enough",
         "novoclip/optimizers/algorithm.py",
-        "skipped = jnp.any(bad)",
-        "skipped = jnp.all(bad)",
+        "skipped = ~all_true(~bad)",
+        "skipped = all_true(bad)",
         (DESCENT, contract("adam")),
     ),
     Fault(
@@ -419,8 +419,8 @@ FAULTS = (
     Fault(
         "the guard lets NaN of one leaf through",
         "novoclip/guards/nonfinite.py",
-        "any_bad = jnp.any(bad)",
-        "any_bad = jnp.all(bad)",
+        "any_bad = ~all_true(~bad)",
+        "any_bad = all_true(bad)",
         (GUARDS,),
     ),
     Fault(

@@ -14,7 +14,7 @@ from novoclip.layout import Layout
 from novoclip.mesh import broadcast_like, varying_axes
 from novoclip.platforms import first_enough, kept_apart, one_each, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
-from novoclip.safe_math import first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
+from novoclip.safe_math import all_true, first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
 
 NORMS = ("l1", "l2", "max", "rms")
 
@@ -109,8 +109,8 @@ def _in_range(total: jax.Array) -> jax.Array:
 
 
 def _all_in_range(totals: Any) -> jax.Array:
-    each = [jnp.all(_in_range(total)) for total in jax.tree.leaves(totals)]
-    return jnp.all(jnp.stack(each)) if each else jnp.ones((), bool)
+    each = [all_true(_in_range(total)) for total in jax.tree.leaves(totals)]
+    return all_true(jnp.stack(each)) if each else jnp.ones((), bool)
 
 
 def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: Any, new: Any) -> list[jax.Array]:
@@ -152,7 +152,8 @@ def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)
         scaled = jnp.where(jnp.isinf(leaf), scaled, jnp.clip(scaled, -largest, largest))
-    return jnp.where(broadcast_like(factor == 0, leaf), jnp.zeros((), leaf.dtype), scaled.astype(leaf.dtype))
+    scaled = scaled.astype(leaf.dtype)
+    return lax.select(broadcast_like(factor == 0, leaf), lax.full_like(scaled, 0), scaled)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -11,6 +11,7 @@ from novoclip.leaves import named_leaves
 from novoclip.mesh import across_devices, axis_size, leaf_axes
 from novoclip.ranges import limits_as, no_limit
 from novoclip.rounding import is_beyond
+from novoclip.safe_math import all_true
 from novoclip.slices import Slices, places_of
 
 
@@ -94,7 +95,7 @@ def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *,
     else:
         finite = jnp.isfinite(norms) & ~jnp.isnan(limits)
         beyond = jnp.sum(finite & is_beyond(norms, limits, roundings), dtype=jnp.float32)
-        seen, bounds, spoilt, count = norms, limits, ~jnp.all(finite), norms.size
+        seen, bounds, spoilt, count = norms, limits, ~all_true(finite), norms.size
     bounds = jnp.where(jnp.isfinite(seen), limits_as(bounds, dtype), state.limits)
     state = state._replace(norms=seen.astype(dtype), limits=bounds)
     return count_blocks(state, beyond, spoilt, count) if counting else state

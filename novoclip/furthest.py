@@ -9,6 +9,7 @@ import numpy as np
 
 from novoclip.ranges import is_limit, no_limit
 from novoclip.rounding import is_beyond
+from novoclip.safe_math import all_true
 from novoclip.slices import Slices, places_of
 
 
@@ -46,7 +47,7 @@ def furthest(norms: Slices, limits: Slices, roundings: Slices, dtype: Any) -> Sh
         jnp.where(some, limit / by, no_limit(dtype)),
         jnp.sum(beyond, dtype=jnp.float32),
         # A slice that is spoilt is further above its limit than all that are not, so it is among those summed.
-        jnp.any(~jnp.isfinite(norm) | jnp.isnan(limit)),
+        ~all_true(jnp.isfinite(norm) & ~jnp.isnan(limit)),
         sum(math.prod(array.shape) for array in norms.arrays),
     )
 

@@ -1,7 +1,6 @@
 """Quotients, roots and sums that do not overflow or underflow in between, nor do their derivatives."""
 
 from collections.abc import Sequence
-import functools
 import math
 from typing import Any
 
@@ -99,9 +98,11 @@ def hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
 def _hypotenuse(one: jax.Array, other: jax.Array) -> jax.Array:
     # By powers of two, and not by the quotient of the two: a division costs as much as a root.
     ranges, large = RANGES[jnp.finfo(one.dtype).bits], jnp.maximum(one, other)
-    low, high, number = large < ranges.edge, large > 1 / ranges.edge, functools.partial(jnp.asarray, dtype=one.dtype)
-    by = jnp.where(low, number(ranges.step), jnp.where(high, number(1 / ranges.step), number(1)))
-    back = jnp.where(low, number(1 / ranges.step), jnp.where(high, number(ranges.step), number(1)))
+    low, high = large < ranges.edge, large > 1 / ranges.edge
+    # Not by jnp.where, each call of which is one more for XLA to inline.
+    up, same, down = (lax.full_like(large, number) for number in (ranges.step, 1, 1 / ranges.step))
+    by = lax.select(low, up, lax.select(high, down, same))
+    back = lax.select(low, down, lax.select(high, up, same))
     # Inside of a scan, JAX may take the second derivative without the rule below, and it must be finite at 0. There the
     # root is that of the least number, which becomes 0 on the way back; to all others that adds nothing.
     least = jnp.finfo(one.dtype).tiny
@@ -114,6 +115,14 @@ def _hypotenuse_jvp(primals: Any, tangents: Any) -> Any:
     size = _hypotenuse(*primals)
     by = jnp.where(size == 0, 1, size)
     return size, sum(_ratio(jnp.where(size == 0, 0, x), by) * dx for x, dx in zip(primals, tangents, strict=True))
+
+
+def all_true(flags: jax.Array) -> jax.Array:
+    """Return whether all flags are true, by a minimum of numbers.
+
+    XLA's CPU backend has these in a library, and compiles each reduction of booleans.
+    """
+    return jnp.min(flags.astype(jnp.float32), initial=1) > 0
 
 
 def shrinking(leaves: Sequence[jax.Array]) -> list[jax.Array]:

@@ -15,6 +15,7 @@ from novoclip.guards.shown import show
 from novoclip.guards.taken import apply_if
 from novoclip.leaves import finite_leaves, is_measured, reject_integers
 from novoclip.origin import check_origin, made_by
+from novoclip.safe_math import all_true
 from novoclip.transforms import update_of_finite
 from novoclip.typing import Mask
 from novoclip.wrappers.inner import checked_inner
@@ -102,7 +103,7 @@ def guard_nonfinite(
         reject_integers(shown.leaves)
         good = finite_leaves(shown.leaves)
         bad = in_place(~good, shown.leaves, updates, params, state.leaf_steps)
-        any_bad = jnp.any(bad)
+        any_bad = ~all_true(~bad)
         steps = safe_increment(state.steps, jnp.array(True))
         if policy == "skip":
             sent, inner_state = apply_if(

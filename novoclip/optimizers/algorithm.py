@@ -23,6 +23,7 @@ from novoclip.optimizers.step import MASK, Step, add_decay, check_decay
 from novoclip.origin import check_origin, made_by
 from novoclip.platforms import if_needed
 from novoclip.ranges import common_dtype
+from novoclip.safe_math import all_true
 from novoclip.transforms import check_rule, check_rule_state, known_finite
 from novoclip.typing import Clip, DecayMode, ScalarOrSchedule, SkipNonfinite
 
@@ -144,7 +145,7 @@ def _transform(
         clipped, clip_state = (updates, ()) if clip is None else rule.update(updates, state.clip, params, **extra)
         norms = getattr(clip_state, "norms", None) if sees_all(clip) else None
         bad = _bad_leaves(updates, all_params, state.leaf_steps, policy, norms)
-        skipped = jnp.any(bad)
+        skipped = ~all_true(~bad)
         dtype = common_dtype([*measured_leaves(updates), *measured_leaves(state.moments)])
         gradients, weights, before = (
             *(in_precision(x, dtype) for x in (clipped, params)),
@@ -233,6 +234,6 @@ def _bad_leaves(updates: Any, params: Any, leaf_steps: Any, nonfinite: str, norm
         bad = ~finite_leaves(updates)
     else:
         numeric = [leaf for _, leaf in named_leaves(updates)]
-        none, found = jnp.zeros(len(numeric), bool), ~jnp.all(jnp.isfinite(norms))
+        none, found = jnp.zeros(len(numeric), bool), ~all_true(jnp.isfinite(norms))
         bad = if_needed(found, lambda *leaves: ~finite_leaves(with_numbers(updates, leaves)), lambda *_: none, *numeric)
     return in_place(bad, updates, updates, params, leaf_steps)

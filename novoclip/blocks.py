@@ -122,7 +122,7 @@ def rescale_leaves(leaves: list[jax.Array], layout: Layout, old: Any, new: Any) 
     pairs = jax.tree.map(lambda a, b: kept_apart(_factors(a, jnp.asarray(b))), old, new)
     shifts, factors = (jax.tree.map(lambda _, pair, k=k: pair[k], old, pairs) for k in (0, 1))
     both = split_several([shifts, factors], leaves, layout)
-    return [_multiply(leaf, *by) for leaf, by in zip(leaves, both, strict=True)]
+    return [_multiply(leaf, by) for leaf, by in zip(leaves, both, strict=True)]
 
 
 @jax.jit
@@ -140,14 +140,16 @@ def _factors(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def _multiply(leaf: jax.Array, shift: jax.Array, factor: jax.Array) -> jax.Array:
+def _multiply(leaf: jax.Array, by: jax.Array) -> jax.Array:
+    """Return the leaf multiplied by two factors, which lie along the first axis of `by`, in turn."""
     # Where other leaves are float64, the factor of a float32 leaf may be outside the range of float32.
-    dtype = jnp.float64 if factor.dtype == jnp.float64 else accumulation_dtype(leaf.dtype)
+    dtype = jnp.float64 if by.dtype == jnp.float64 else accumulation_dtype(leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return lax.complex(_multiply(leaf.real, shift, factor), _multiply(leaf.imag, shift, factor))
+        return lax.complex(_multiply(leaf.real, by), _multiply(leaf.imag, by))
     if jnp.finfo(leaf.dtype).bits < 32:
         # Otherwise XLA shares the upcast with the norm, and keeps a float32 copy of each leaf.
-        leaf, factor = kept_apart((leaf, factor))
+        leaf, by = kept_apart((leaf, by))
+    shift, factor = by
     scaled = leaf.astype(dtype) * shift.astype(dtype) * factor.astype(dtype)
     if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits:
         largest = jnp.asarray(jnp.finfo(leaf.dtype).max, dtype)

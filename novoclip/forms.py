@@ -27,15 +27,15 @@ class Form(NamedTuple):
         or of stacks of leaves with their places.
       counts: `counts(leaves, layout)`: the number of elements of each block, at least 1, in the form of the values.
       names: `names(named, layout, label_of)`: the name of each entry of the values.
-      split: `split(values, leaves, layout)`: for each leaf, each of several values of its block, in a shape that
-        broadcasts to the leaf.
+      split: `split(values, leaves, layout)`: for each leaf, an array of several values of its block, along the first
+        axis, each in a shape that broadcasts to the leaf.
       takes_stacks: whether `combine` takes stacks of several leaves.
     """
 
     combine: Callable[[Sequence[jax.Array], Stacks, Layout, Combine, Any], Any]
     counts: Callable[[Sequence[jax.Array], Layout], Any]
     names: Callable[[Sequence[tuple[str, Any]], Layout, Any], list[str]]
-    split: Callable[[Sequence[Any], Sequence[jax.Array], Layout], list[list[jax.Array]]]
+    split: Callable[[Sequence[Any], Sequence[jax.Array], Layout], list[jax.Array]]
     takes_stacks: bool = True
 
 
@@ -58,10 +58,9 @@ def _no_name(named: Sequence[tuple[str, Any]], layout: Layout, label_of: Any) ->
     return [""]
 
 
-def _split_one(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+def _split_one(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     del layout
-    row = entries(jnp.stack(values)[None])[0] if leaves else values
-    return [[row[k] for k in range(len(values))]] * len(leaves)
+    return entries(jnp.stack(values)[None]) * len(leaves) if leaves else []
 
 
 # A vector with one entry per block, to which a leaf belongs as a whole.
@@ -97,10 +96,10 @@ def _name_blocks(named: Sequence[tuple[str, Any]], layout: Layout, label_of: Any
     return list(names.values())
 
 
-def _split_entries(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+def _split_entries(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     del leaves
     rows = entries(jnp.stack(values, axis=1))
-    return [[rows[block][k] for k in range(len(values))] for block in layout.block_of]
+    return [rows[block] for block in layout.block_of]
 
 
 # A vector with one entry for each layer of each leaf.
@@ -130,10 +129,10 @@ def _name_layers(named: Sequence[tuple[str, Any]], layout: Layout, label_of: Any
     ]
 
 
-def _split_layers(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+def _split_layers(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     shapes = slice_shapes(leaves, layout)
     parts = pieces(jnp.stack(values, axis=1), [math.prod(shape) for shape in shapes])
-    each = [[part[:, k].reshape(shape) for k in range(len(values))] for part, shape in zip(parts, shapes, strict=True)]
+    each = [part.T.reshape(len(values), *shape) for part, shape in zip(parts, shapes, strict=True)]
     return _on_this_device(each, leaves, layout)
 
 
@@ -162,9 +161,9 @@ def _count_slices(leaves: Sequence[jax.Array], layout: Layout) -> Any:
     return in_groups(counts, groups_of(slice_shapes(leaves, layout)), dtype)
 
 
-def _split_slices(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+def _split_slices(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     together = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *values)
-    return _on_this_device([[row[k] for k in range(len(values))] for row in by_leaf(together)], leaves, layout)
+    return _on_this_device(by_leaf(together), leaves, layout)
 
 
 # What they share.
@@ -186,10 +185,10 @@ def _slice_sizes(leaves: Sequence[jax.Array], layout: Layout) -> list[float]:
     return [max(math.prod(leaf.shape[axis] for axis in axes) * devices, 1.0) for leaf, axes, devices in each]
 
 
-def _on_this_device(each: list[list[jax.Array]], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
+def _on_this_device(each: list[jax.Array], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     return [
-        [local_slice(part, leaf.shape, over) for part in parts]
-        for parts, leaf, over in zip(each, leaves, layout.partition, strict=True)
+        local_slice(values, (len(values), *leaf.shape), ((), *over))
+        for values, leaf, over in zip(each, leaves, layout.partition, strict=True)
     ]
 
 
@@ -224,9 +223,9 @@ def block_names(named: Sequence[tuple[str, Any]], layout: Layout, label_of: Any 
 
 def split(values: Any, leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
     """Return for each leaf the value of its block, in a shape that broadcasts to the leaf."""
-    return [parts[0] for parts in split_several([values], leaves, layout)]
+    return [part[0] for part in split_several([values], leaves, layout)]
 
 
-def split_several(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[list[jax.Array]]:
-    """Return what `split` does, for several values of each block."""
+def split_several(values: Sequence[Any], leaves: Sequence[jax.Array], layout: Layout) -> list[jax.Array]:
+    """Return for each leaf an array of several values of its block, along the first axis."""
     return FORMS[layout.form].split(values, leaves, layout)

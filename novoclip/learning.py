@@ -1,10 +1,13 @@
 """Update the state of a Limit from finite norms only, in the precision of the state."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
+from jax.extend.core import Literal
 import jax.numpy as jnp
+import numpy as np
 
 from novoclip.leaves import narrow
 from novoclip.limit import Limit, select_blocks
@@ -36,10 +39,7 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
 
     @functools.cache
     def begins_as_nan() -> bool:
-        with jax.ensure_compile_time_eval():
-            state = limit.init(jax.ShapeDtypeStruct((), jnp.float32))
-            known = [array for array in _floating(state) if not isinstance(array, jax.core.Tracer)]
-            return any(bool(jnp.any(jnp.isnan(array))) for array in known)
+        return _has_nan(lambda: limit.init(jax.ShapeDtypeStruct((), jnp.float32)))
 
     def init(norms: Any) -> Any:
         state = limit.init(norms)
@@ -87,6 +87,20 @@ def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
 
 def _floating(state: Any) -> list[jax.Array]:
     return [array for array in jax.tree.leaves(state) if jnp.issubdtype(array.dtype, jnp.floating)]
+
+
+def _has_nan(init: Callable[[], Any]) -> bool:
+    """Return whether a state begins with NaN somewhere. What depends on traced numbers is passed over."""
+    # Read, where possible, and not computed: XLA takes 20 ms to compile each small program.
+    traced = jax.make_jaxpr(init)()
+    if all(eqn.primitive.name == "broadcast_in_dim" for eqn in traced.jaxpr.eqns):
+        read = [*traced.jaxpr.outvars, *(var for eqn in traced.jaxpr.eqns for var in eqn.invars)]
+        numbers = [*traced.consts, *(var.val for var in read if isinstance(var, Literal))]
+    else:
+        with jax.ensure_compile_time_eval():
+            numbers = jax.tree.leaves(init())
+    arrays = [np.asarray(number) for number in numbers if not isinstance(number, jax.core.Tracer)]
+    return any(bool(np.isnan(array).any()) for array in _floating(arrays))
 
 
 def _missing(state: Any, norms: jax.Array) -> jax.Array:

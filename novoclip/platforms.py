@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from novoclip.mesh import vary, varying_axes, with_sharding_of
 
-ROW = 64
 LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
 BLOCK = 2**18  # elements of a block
 
@@ -189,6 +188,7 @@ def _by_index(rows: jax.Array) -> list[jax.Array]:
     rows = rows / one_of_rows
     for _ in range(rows.shape[0]):
         place = (place + 1) / one
-        row = lax.dynamic_index_in_dim(rows, place.astype(jnp.int32), 0, keepdims=False)
+        # Unsigned, since JAX adds a select for places below 0.
+        row = lax.dynamic_index_in_dim(rows, place.astype(jnp.uint32), 0, keepdims=False)
         found.append(row / one_of_rows)
     return found

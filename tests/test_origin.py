@@ -155,10 +155,11 @@ def test_an_origin_survives_what_states_go_through(tmp_path):
 
 
 def remembering(first):
-    """A Limit of twice the median of a window that begins as NaN."""
+    """A Limit of twice the median of a window that begins as NaN, given as such or computed."""
 
     def init(norms):
-        return jnp.full((*norms.shape, 8), jnp.nan, norms.dtype)
+        missing = jnp.full((*norms.shape, 8), jnp.nan if first else jnp.inf, norms.dtype)
+        return missing if first else missing - missing
 
     def update(norms, window, param_norms=None, *, step, **extra):
         rolled = jnp.roll(window, 1, -1).at[..., 0].set(norms)

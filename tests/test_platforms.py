@@ -15,12 +15,12 @@ import pytest
 from benchmarks.compile import fusions, operations
 import novoclip
 from novoclip import platforms
-from novoclip.platforms import ROW, entries, pieces
+from novoclip.platforms import entries, one_each, pieces
 from novoclip.testing.subject import random_tree, true_norms
 from tests.cases import FIRST
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, ROW, ROW + 1, 3 * ROW])
+@pytest.mark.parametrize("number", [0, 1, 2, 150])
 def test_entries_are_the_rows_bit_for_bit(number):
     rows = np.random.default_rng(number).normal(size=(number, 2)).astype(np.float32)
     for place, value in enumerate((np.nan, np.inf, -np.inf, -0.0, 3e38, 2e-38)):
@@ -38,6 +38,18 @@ def test_pieces_are_consecutive_slices():
     found = jax.jit(pieces, static_argnums=1)(rows, lengths)
     for piece, expected in zip(found, np.split(rows, np.cumsum(lengths)[:-1]), strict=True):
         np.testing.assert_array_equal(piece, expected)
+
+
+def test_one_scalar_for_each_leaf_is_unchanged_and_has_no_derivative_of_the_leaf():
+    leaves = [jnp.full((2, 3), jnp.nan), jnp.ones((4,), jnp.float16)]
+
+    def scaled(numbers):
+        return sum(one_each(numbers, leaves))
+
+    numbers = [jnp.float32(3), jnp.float32(-5)]
+    assert one_each(numbers, leaves) == jax.jit(one_each)(numbers, leaves) == numbers
+    assert jax.grad(scaled)(numbers) == [1, 1]
+    assert one_each([], []) == []
 
 
 def test_entries_have_derivatives_and_map():

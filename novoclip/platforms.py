@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from novoclip.mesh import vary, varying_axes, with_sharding_of
 
+ROW = 64  # rows of a block that are taken together
 LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
 BLOCK = 2**18  # elements of a block
 
@@ -183,12 +184,22 @@ def _by_index(rows: jax.Array) -> list[jax.Array]:
 
     It does not duplicate a division, as it would a sum or a slice, so each place and each row is a kernel of its own.
     """
+    number = rows.shape[0]
+    blocks = -(-number // ROW) if number > ROW else 1
     place, one = lax.optimization_barrier((-jnp.ones((), jnp.float32), jnp.ones((), jnp.float32)))
-    one_of_rows, found = one.astype(rows.dtype), []
-    rows = rows / one_of_rows
-    for _ in range(rows.shape[0]):
+    places = []
+    for _ in range(min(number, max(ROW, blocks))):
         place = (place + 1) / one
-        # Unsigned, since JAX adds a select for places below 0.
-        row = lax.dynamic_index_in_dim(rows, place.astype(jnp.uint32), 0, keepdims=False)
-        found.append(row / one_of_rows)
-    return found
+        places.append(place.astype(jnp.uint32))  # unsigned, since JAX adds a select for places below 0
+
+    def taken(rows: jax.Array) -> list[jax.Array]:
+        each = zip(places, range(rows.shape[0]), strict=False)
+        return [lax.dynamic_index_in_dim(rows, at, 0, keepdims=False) / one.astype(rows.dtype) for at, _ in each]
+
+    rows = rows / one.astype(rows.dtype)
+    if blocks == 1:
+        return taken(rows)
+    # By blocks, since XLA takes long for a chain of thousands of places, and for an array that thousands read.
+    fill = [(0, blocks * ROW - number, 0), *[(0, 0, 0)] * (rows.ndim - 1)]
+    padded = lax.pad(rows, jnp.zeros((), rows.dtype), fill).reshape(blocks, ROW, *rows.shape[1:])
+    return [row for block in taken(padded) for row in taken(block)][:number]

@@ -15,12 +15,12 @@ import pytest
 from benchmarks.compile import fusions, operations
 import novoclip
 from novoclip import platforms
-from novoclip.platforms import entries, one_each, pieces
+from novoclip.platforms import ROW, entries, one_each, pieces
 from novoclip.testing.subject import random_tree, true_norms
 from tests.cases import FIRST
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 150])
+@pytest.mark.parametrize("number", [0, 1, 2, ROW, ROW + 1, 3 * ROW])
 def test_entries_are_the_rows_bit_for_bit(number):
     rows = np.random.default_rng(number).normal(size=(number, 2)).astype(np.float32)
     for place, value in enumerate((np.nan, np.inf, -np.inf, -0.0, 3e38, 2e-38)):

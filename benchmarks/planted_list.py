@@ -323,8 +323,8 @@ FAULTS = (
     Fault(
         "an optimizer learns from steps that are not finite",
         "novoclip/optimizers/algorithm.py",
-        "moments = choose(learned_from(algorithm, gradients, before, step), before)",
-        "moments = learned_from(algorithm, gradients, before, step)",
+        "moments = choose(fitting(lambda: algorithm.learn(gradients, before, step)), before)",
+        "moments = fitting(lambda: algorithm.learn(gradients, before, step))",
         (contract("adam"), DESCENT),
     ),
     Fault(
@@ -408,7 +408,7 @@ FAULTS = (
     Fault(
         "proportional thresholds clip after the moments",
         "novoclip/optimizers/thresholds.py",
-        "sizes = block_sizes(blocks, clipped)",
+        "sizes = block_sizes(blocks, proportional(gradients, again, blocks, k))",
         "sizes = block_sizes(blocks, gradients)",
         (
             only(DESCENT, "formulas"),

@@ -13,6 +13,7 @@ from novoclip.leaves import narrow
 from novoclip.limit import Limit, select_blocks
 from novoclip.mesh import with_sharding_of
 from novoclip.origin import check_state
+from novoclip.platforms import kept_apart, written_in_turn, written_out
 from novoclip.ranges import limits_as, no_limit, without_infinity
 
 
@@ -56,7 +57,8 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
         state = without_infinity(jax.tree.map(_widened, state, declared))
         seen = norms.astype(_dtype_of(state, norms.dtype))
         finite = jnp.isfinite(seen)
-        limits, learned = limit.update(jnp.where(finite, seen, 0), state, param_norms, **extra)
+        run = functools.partial(_apart, limit) if elementwise else limit.update
+        limits, learned = run(jnp.where(finite, seen, 0), state, param_norms, **extra)
         jax.tree.map(_check_unchanged, state, learned)
         if begins_as_nan():
             limits = jnp.where((_missing(state, norms) > 0) & jnp.isnan(limits), no_limit(limits.dtype), limits)
@@ -69,6 +71,8 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
             known = known & ~spoilt
         limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
         kept = select_blocks(known, learned, state)
+        if elementwise:
+            kept = _in_turn(limits, kept, state)
         return limits_as(limits, norms.dtype), jax.tree.map(_as_given, kept, given)
 
     return limit._replace(init=init, update=update)
@@ -83,6 +87,23 @@ def _widened(array: jax.Array, declared: Any) -> jax.Array:
 
 def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
     return array if array.dtype == given.dtype else narrow(array, given.dtype)
+
+
+def _apart(limit: Limit, norms: Any, state: Any, param_norms: Any, **extra: Any) -> tuple[Any, Any]:
+    """Return what a Limit of elements does, computed twice: XLA writes out what the limits and the state share."""
+    limits, _ = limit.update(norms, state, param_norms, **extra)
+    if not jax.tree.leaves(state):
+        return limits, state
+    norms, state = kept_apart((norms, state))
+    return written_out(limits), limit.update(norms, state, param_norms, **extra)[1]
+
+
+def _in_turn(limits: jax.Array, new: Any, old: Any) -> Any:
+    """Return the new state of elements. Its arrays are written in turn; moments depend on counters, which come last."""
+    arrays, before = jax.tree.leaves(new), jax.tree.leaves(old)
+    order = sorted(range(len(arrays)), key=lambda i: (jnp.issubdtype(arrays[i].dtype, jnp.integer), -i))
+    found = written_in_turn(limits, [arrays[i] for i in order], [before[i] for i in order])
+    return jax.tree.unflatten(jax.tree.structure(new), [found[order.index(i)] for i in range(len(arrays))])
 
 
 def _floating(state: Any) -> list[jax.Array]:

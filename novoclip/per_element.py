@@ -1,5 +1,6 @@
 """Limits for several arrays of norms, as per element: a state for each array, and a check of its total size."""
 
+import functools
 import math
 from typing import Any
 
@@ -53,7 +54,11 @@ def over_leaves(limit: Limit, measure: Measure) -> Limit:
             raise ValueError(msg) from error
         states = [state_tree.unflatten([column[i] for column in columns]) for i in range(len(leaves))]
         sizes = [None] * len(leaves) if param_norms is None else outer.flatten_up_to(param_norms)
-        results = [limit.update(n, m, p, **extra) for n, m, p in zip(leaves, states, sizes, strict=True)]
+        run: Any = functools.partial(limit.update, **extra)
+        if len(leaves) > 1 and any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            # So arrays of one shape are traced once. Outside of jit, this would be compiled at every call.
+            run = jax.jit(run)
+        results = [run(n, m, p) for n, m, p in zip(leaves, states, sizes, strict=True)]
         return outer.unflatten([limits for limits, _ in results]), regroup([m for _, m in results], outer)
 
     return limit._replace(init=init, update=update)

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.mesh import vary, varying_axes, with_sharding_of
+from novoclip.mesh import broadcast_like, vary, varying_axes, with_sharding_of
 
 ROW = 64  # rows of a block that are taken together
 LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
@@ -42,6 +42,7 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
     return [found[i] for i in range(len(lengths))]
 
 
+@jax.jit
 def kept_apart(tree: Any) -> Any:
     """Return arrays unchanged, and keep XLA's CPU backend from sharing what is computed from them with other code.
 
@@ -70,17 +71,37 @@ def one_each(numbers: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[
     return [found[i] for i in range(len(leaves))]
 
 
-def written_out(tree: Any) -> Any:
-    """Return arrays unchanged, which XLA's CPU backend computes once for all their uses.
+@jax.jit
+def written_out(array: jax.Array) -> jax.Array:
+    """Return an array unchanged, which XLA's CPU backend computes once for all its uses.
 
-    Otherwise it computes them again for each use. If they overwrite the state that they depend on, it keeps a copy of
-    that state. XLA does not duplicate a division, so they are divided by ones that it cannot recognize as ones.
+    XLA does not duplicate a division, so it is divided by ones that it cannot recognize as ones.
+    """
+    return lax.platform_dependent(array, cpu=lambda array: array / _ones(array), default=lambda array: array)
+
+
+@jax.jit
+def written_in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return new arrays unchanged, which XLA's CPU backend computes one by one, after the first.
+
+    So kernels that overwrite old arrays follow those that read them, and no copies are kept. Each array is the old one
+    where an element of the array before is both below and above 0, which XLA does not see is nowhere. Arrays may have
+    more axes than the first, behind its own.
     """
 
-    def divided(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf / _ones(leaf.real), tree)
+    def in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
+        found, late = [], first.real
+        for array, before in zip(new, old, strict=True):
+            nowhere = lax.expand_dims((late < 0) & (late > 0), range(first.ndim, array.ndim))
+            found.append(jnp.where(broadcast_like(nowhere, array), before, array))
+            late = found[-1].real[(..., *(0,) * (array.ndim - first.ndim))]
+        return found
 
-    return lax.platform_dependent(tree, cpu=divided, default=lambda tree: tree)
+    def unchanged(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
+        del first, old
+        return list(new)
+
+    return lax.platform_dependent(first, list(new), list(old), cpu=in_turn, default=unchanged)
 
 
 def _has_one_cpu_device() -> bool:

@@ -355,17 +355,15 @@ def test_optimizers_survive_what_optax_wraps_around_them(name):
         np.testing.assert_allclose(end["w"], first["w"], rtol=1e-4, atol=1e-6)
 
 
-# The last needs the clipped gradient for three moments, which take the place of those that it is clipped by.
-COPIES = dict.fromkeys(("sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip"), 0)
-PROPORTIONAL = {"threshold": "proportional"}
-MOST = [(name, {}, copies) for name, copies in COPIES.items()] + [("novoclip", PROPORTIONAL, 1)]
+NAMES = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "amsgrad", "novograd", "novoclip")
+MADE = [*((name, {}) for name in NAMES), ("novoclip", {"threshold": "proportional"})]
 
 
 @programs.WRITES_IN_PLACE
 @pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "options", "copies"), MOST, ids=lambda x: x if isinstance(x, str) else "")
-def test_a_step_makes_no_copy_of_the_gradients(name, options, copies, dtype, nonfinite):
+@pytest.mark.parametrize(("name", "options"), MADE, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_step_makes_no_copy_of_the_gradients(name, options, dtype, nonfinite):
     optimizer = getattr(novoclip, name)(0.1, nonfinite=nonfinite, **options)
     params = {"w": jax.ShapeDtypeStruct((4096, 4096), dtype)}
     state = jax.eval_shape(optimizer.init, params)
@@ -377,7 +375,7 @@ def test_a_step_makes_no_copy_of_the_gradients(name, options, copies, dtype, non
 
     memory = step.lower(params, state, params).compile().memory_analysis()
     # Its norms and its quotients share the upcast of 16 bits.
-    copies += name == "novograd" and dtype == "bfloat16"
+    copies = int(name == "novograd" and dtype == "bfloat16")
     assert memory.temp_size_in_bytes < (4 * copies + 0.01) * params["w"].size
 
 

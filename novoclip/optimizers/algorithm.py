@@ -39,9 +39,9 @@ class Algorithm(NamedTuple):
     Attributes:
       init: `init(shapes) -> state`, from a pytree of ShapeDtypeStructs.
       learn: `learn(gradients, state, step) -> state`.
-      follow: `follow(gradients, state, before, step) -> state`, for what is learned from the new state: it is called
-        with that state, after a step that is not finite was skipped, and with the state before. In `learn` it would
-        cost a copy: XLA's CPU backend writes out arrays that are used before and after the skip.
+      follow: functions `follow(gradients, state, before, step) -> state`, for what is learned from the new state: each
+        is called with that state, after a step that is not finite was skipped, and with the state before. In `learn` it
+        would cost a copy: XLA's CPU backend writes out arrays that are used before and after the skip.
       direction: `direction(gradients, state, step) -> updates`, from the new state.
       name: the name in error messages, with the options that the state depends on.
       scaled: whether `direction` includes the learning rate already, as `momentum_of_steps` needs it.
@@ -52,7 +52,7 @@ class Algorithm(NamedTuple):
     learn: Callable[[Any, Any, Step], Any]
     direction: Callable[[Any, Any, Step], Any]
     name: str
-    follow: Callable[[Any, Any, Any, Step], Any] | None = None
+    follow: tuple[Callable[[Any, Any, Any, Step], Any], ...] = ()
     scaled: bool = False
     masks: tuple[tuple[str, Any], ...] = ()
 
@@ -158,8 +158,7 @@ def _transform(
         choose = functools.partial(unless, None if policy == "propagate" else skipped)
         if weight_decay_mode == "coupled":
             gradients = pull(gradients, step)
-        moments = choose(learned_from(algorithm, gradients, before, step), before)
-        moments = choose(followed_from(algorithm, gradients, moments, before, step), before, moments)
+        moments = _learned_from(algorithm, gradients, before, step, choose)
         direction = algorithm.direction(gradients, moments, step)
         if weight_decay_mode == "decoupled":
             direction = pull(direction, step, scaled=algorithm.scaled)
@@ -193,17 +192,17 @@ def _transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def learned_from(algorithm: Algorithm, gradients: Any, moments: Any, step: Step) -> Any:
+def _learned_from(algorithm: Algorithm, gradients: Any, before: Any, step: Step, choose: Callable[..., Any]) -> Any:
     """Return what an Algorithm learns, or raise a ValueError that names it if gradients and state do not fit."""
-    return _fitting(algorithm, gradients, moments, lambda: algorithm.learn(gradients, moments, step))
 
+    def fitting(learn: Callable[[], Any]) -> Any:
+        return _fitting(algorithm, gradients, before, learn)
 
-def followed_from(algorithm: Algorithm, gradients: Any, moments: Any, before: Any, step: Step) -> Any:
-    """Return what an Algorithm's `follow` returns, or raise as `learned_from` does."""
-    follow = algorithm.follow
-    if follow is None:
-        return moments
-    return _fitting(algorithm, gradients, before, lambda: follow(gradients, moments, before, step))
+    moments = choose(fitting(lambda: algorithm.learn(gradients, before, step)), before)
+    for follow in algorithm.follow:
+        new = fitting(functools.partial(follow, gradients, moments, before, step))
+        moments = choose(new, before, moments)
+    return moments
 
 
 def _fitting(algorithm: Algorithm, gradients: Any, before: Any, learn: Callable[[], Any]) -> Any:

@@ -68,7 +68,7 @@ def _amsgrad(
         return adam_direction(moments, state.root_max, step.epsilon(eps, "eps"), inside)
 
     options = f"bias_correction_mu={bias_correction_mu}, bias_correction_nu={bias_correction_nu}"
-    return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, {options})", follow)
+    return Algorithm(init, learn, direction, f"amsgrad(maximum={maximum!r}, {options})", (follow,))
 
 
 def scale_by_amsgrad(

@@ -25,10 +25,8 @@ from novoclip.optimizers.moments import (
     zeros,
 )
 from novoclip.optimizers.step import Step
-from novoclip.optimizers.thresholds import inverse, proportional
+from novoclip.optimizers.thresholds import CLIPPING, inverse, proportional, root_after, weight_after
 from novoclip.typing import Clip, DecayMode, Granularity, Mask, ScalarOrSchedule, SkipNonfinite
-
-CLIPPING = {"inverse": 1.0, "proportional": 3.0}
 
 
 class NovoClipState(NamedTuple):
@@ -81,23 +79,25 @@ def _novoclip(
         if threshold == "inverse":
             root = root_average(block_sizes(blocks, gradients), state.root, second)
             return NovoClipState(state.mu, root, mu_weight, ones_average(state.root_weight, second))
-        clipped, root, weight = proportional(gradients, state, blocks, second, by)
-        return NovoClipState(average(clipped, state.mu, first), root, mu_weight, weight)
+        mu = average(proportional(gradients, state, blocks, by), state.mu, first)
+        return state._replace(mu=mu, mu_weight=mu_weight)
 
     def follow(gradients: Any, state: NovoClipState, before: NovoClipState, step: Step) -> NovoClipState:
+        by = step.value(scale, "clipping")
         if threshold == "proportional":
-            return state
-        clipped = inverse(gradients, state.root, blocks, step.value(scale, "clipping"))
-        return state._replace(mu=average(clipped, before.mu, step.decay(b1, "b1")))
+            return state._replace(root=root_after(gradients, state, before, blocks, step.decay(b2, "b2"), by))
+        return state._replace(mu=average(inverse(gradients, state.root, blocks, by), before.mu, step.decay(b1, "b1")))
+
+    def follow_root(gradients: Any, state: NovoClipState, before: NovoClipState, step: Step) -> NovoClipState:
+        return state._replace(root_weight=weight_after(gradients, state, before, blocks, step.decay(b2, "b2")))
 
     def direction(gradients: Any, state: NovoClipState, step: Step) -> Any:
-        mu, root = state.mu, state.root
-        if bias_correction:
-            mu = debiased(mu, state.mu_weight)
-            root = over_root(root, state.root_weight)
+        mu = debiased(state.mu, state.mu_weight) if bias_correction else state.mu
+        root = over_root(state.root, state.root_weight) if bias_correction else state.root
         return divide(mu, blocks.spread(root, gradients), step.epsilon(eps, "eps"))
 
-    return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}", follow)
+    followed = (follow, follow_root) if threshold == "proportional" else (follow,)
+    return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}", followed)
 
 
 def scale_by_novoclip(

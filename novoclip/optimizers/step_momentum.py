@@ -52,5 +52,5 @@ def momentum_of_steps(
         return added(gradients, state.inner, state.trace, step) if nesterov else state.trace
 
     return Algorithm(
-        init, learn, direction, f"{algorithm.name} with momentum", follow, scaled=True, masks=algorithm.masks
+        init, learn, direction, f"{algorithm.name} with momentum", (follow,), scaled=True, masks=algorithm.masks
     )

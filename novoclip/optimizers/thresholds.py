@@ -1,5 +1,6 @@
 """Clipping of elements at limits from an optimizer's own second moment v, of which it keeps the root."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,10 +8,12 @@ import jax.numpy as jnp
 
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
-from novoclip.platforms import written_out
+from novoclip.platforms import kept_apart, written_in_turn
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 from novoclip.shapes import hard
+
+CLIPPING = {"inverse": 1.0, "proportional": 3.0}  # by default
 
 
 def clipped_at(gradients: Any, limits: Any) -> Any:
@@ -28,25 +31,46 @@ def inverse(gradients: Any, root: Any, blocks: Measure, c: jax.Array) -> Any:
     return clipped_at(gradients, blocks.spread(jax.tree.map(limit, root), gradients))
 
 
-def proportional(gradients: Any, state: Any, blocks: Measure, decay: Decay, k: jax.Array) -> tuple[Any, Any, Any]:
-    """Return the gradients clipped at k sqrt(v / weight), and sqrt(v) and the weights, updated with the result."""
+def proportional(gradients: Any, state: Any, blocks: Measure, k: jax.Array) -> Any:
+    """Return the gradients clipped at k sqrt(v / weight), with v and its weights from the state before."""
+    limits = jax.tree.map(functools.partial(_limit, k), state.root, state.root_weight, blocks.counts(gradients))
+    return clipped_at(gradients, blocks.spread(limits, gradients))
 
-    def limit(r: jax.Array, w: jax.Array, count: jax.Array) -> jax.Array:
-        # v is a sum over a block's elements: each is compared with their root mean square.
-        return jnp.where(w > 0, k * (r / jnp.sqrt(jnp.where(w > 0, w, 1) * count)), no_limit(r.dtype))
 
-    def learn(new: jax.Array, old: jax.Array, size: jax.Array) -> jax.Array:
-        # Zeros are skipped. Otherwise the limit of an element that is rarely nonzero would stay near 0.
-        return jnp.where(size > 0, new, old)
+# These two are traced once for leaves of one shape.
 
-    root, weight = state.root, state.root_weight
-    limits = jax.tree.map(limit, root, weight, blocks.counts(gradients))
-    # The new moments, which depend on the result, overwrite the old ones that it is computed from.
-    clipped = written_out(clipped_at(gradients, blocks.spread(limits, gradients)))
-    sizes = block_sizes(blocks, clipped)
-    weights = jax.tree.map(lambda w: ones_average(w, decay), weight)
-    return (
-        clipped,
-        jax.tree.map(learn, root_average(sizes, root, decay), root, sizes),
-        jax.tree.map(learn, weights, weight, sizes),
-    )
+
+@jax.jit
+def _limit(k: jax.Array, root: jax.Array, weight: jax.Array, count: jax.Array) -> jax.Array:
+    # v is a sum over a block's elements: each is compared with their root mean square.
+    some = weight > 0
+    return jnp.where(some, k * (root / jnp.sqrt(jnp.where(some, weight, 1) * count)), no_limit(root.dtype))
+
+
+@jax.jit
+def _if_not_zero(size: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    # Zeros are skipped. Otherwise the limit of an element that is rarely nonzero would stay near 0.
+    return jnp.where(size > 0, new, old)
+
+
+def root_after(gradients: Any, state: Any, before: Any, blocks: Measure, decay: Decay, k: jax.Array) -> Any:
+    """Return sqrt(v), updated with the gradients that `proportional` returns; the new m in the state depends on it."""
+    again = before
+    if blocks.elementwise:
+        # Computed once more, apart: otherwise XLA writes out what m and the root share.
+        root, weight = (jax.tree.map(kept_apart, tree) for tree in (before.root, before.root_weight))
+        again = before._replace(root=root, root_weight=weight)
+    sizes = block_sizes(blocks, proportional(gradients, again, blocks, k))
+    root = jax.tree.map(_if_not_zero, sizes, root_average(sizes, again.root, decay), again.root)
+    return _after(state.mu, root, before.root) if blocks.elementwise else root
+
+
+def weight_after(gradients: Any, state: Any, before: Any, blocks: Measure, decay: Decay) -> Any:
+    """Return the weights of the gradients in v; the new root in the state depends on the old ones."""
+    weights = jax.tree.map(lambda w: ones_average(w, decay), before.root_weight)
+    weights = jax.tree.map(_if_not_zero, block_sizes(blocks, gradients), weights, before.root_weight)
+    return _after(state.root, weights, before.root_weight) if blocks.elementwise else weights
+
+
+def _after(first: Any, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda one, a, b: written_in_turn(one, [a], [b])[0], first, new, old)

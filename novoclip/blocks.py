@@ -12,9 +12,10 @@ from novoclip.alike import alike, stacked
 from novoclip.forms import FORMS, block_counts, combined, split, split_several
 from novoclip.layout import Layout
 from novoclip.mesh import broadcast_like, varying_axes
-from novoclip.platforms import first_enough, kept_apart, one_each, sum_of_rows
+from novoclip.platforms import first_enough, sum_of_rows
 from novoclip.ranges import RANGES, accumulation_dtype, common_dtype
 from novoclip.safe_math import all_true, first_factor, not_lost, power_near, shrinking, shrunk, square_root, wide_ratio
+from novoclip.written import kept_apart, one_each
 
 NORMS = ("l1", "l2", "max", "rms")
 

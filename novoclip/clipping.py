@@ -28,11 +28,11 @@ from novoclip.masks import masked, with_gradients
 from novoclip.measure import ALL, Measure, norm_shapes, total_norm
 from novoclip.origin import check_origin, made_by
 from novoclip.per_element import check_history, over_leaves
-from novoclip.platforms import kept_apart
 from novoclip.rounding import is_beyond, rounded_like, rounding_of
 from novoclip.shapes import CUTS, SHAPES
 from novoclip.slices import Slices
 from novoclip.typing import Granularity, Mask, Nonfinite, Shape
+from novoclip.written import kept_apart
 
 NONFINITE = ("zero", "propagate")
 

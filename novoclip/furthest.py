@@ -61,7 +61,7 @@ def _sums(norm: jax.Array, limit: jax.Array, rounding: jax.Array) -> jax.Array:
     """
     axes = tuple(range(1, norm.ndim))
     beyond = jnp.isfinite(norm) & ~jnp.isnan(limit) & is_beyond(norm, limit, rounding)
-    if norm.size == norm.shape[0]:
+    if norm.size == norm.shape[0]:  # each leaf has one slice
         return jnp.stack([norm, limit, jnp.ones_like(norm), beyond.astype(norm.dtype)]).reshape(4, -1)
     excess = _excess(norm, limit)
     top = jnp.max(excess, axis=axes, keepdims=True, initial=-jnp.finfo(norm.dtype).max)

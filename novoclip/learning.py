@@ -13,8 +13,8 @@ from novoclip.leaves import narrow
 from novoclip.limit import Limit, select_blocks
 from novoclip.mesh import with_sharding_of
 from novoclip.origin import check_state
-from novoclip.platforms import kept_apart, written_in_turn, written_out
 from novoclip.ranges import limits_as, no_limit, without_infinity
+from novoclip.written import computed_again, kept_apart, written_in_turn, written_out
 
 
 def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0.0) -> Limit:
@@ -71,7 +71,7 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
             known = known & ~spoilt
         limits = without_infinity(limits) if floor is None else jnp.maximum(without_infinity(limits), floor)
         kept = select_blocks(known, learned, state)
-        if elementwise:
+        if elementwise and jax.tree.leaves(state) and isinstance(norms, jax.core.Tracer):
             kept = _in_turn(limits, kept, state)
         return limits_as(limits, norms.dtype), jax.tree.map(_as_given, kept, given)
 
@@ -90,20 +90,22 @@ def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
 
 
 def _apart(limit: Limit, norms: Any, state: Any, param_norms: Any, **extra: Any) -> tuple[Any, Any]:
-    """Return what a Limit of elements does, computed twice: XLA writes out what the limits and the state share."""
-    limits, _ = limit.update(norms, state, param_norms, **extra)
-    if not jax.tree.leaves(state):
-        return limits, state
-    norms, state = kept_apart((norms, state))
-    return written_out(limits), limit.update(norms, state, param_norms, **extra)[1]
+    """Return what a Limit of elements does, traced twice. Otherwise XLA writes out what limits and state share."""
+    limits, learned = limit.update(norms, state, param_norms, **extra)
+    if not jax.tree.leaves(state) or not isinstance(norms, jax.core.Tracer):
+        return limits, learned
+    limits = written_out(jnp.broadcast_to(limits, norms.shape))
+    return limits, limit.update(computed_again(norms), kept_apart(state), param_norms, **extra)[1]
 
 
 def _in_turn(limits: jax.Array, new: Any, old: Any) -> Any:
     """Return the new state of elements. Its arrays are written in turn; moments depend on counters, which come last."""
     arrays, before = jax.tree.leaves(new), jax.tree.leaves(old)
     order = sorted(range(len(arrays)), key=lambda i: (jnp.issubdtype(arrays[i].dtype, jnp.integer), -i))
-    found = written_in_turn(limits, [arrays[i] for i in order], [before[i] for i in order])
-    return jax.tree.unflatten(jax.tree.structure(new), [found[order.index(i)] for i in range(len(arrays))])
+    found = dict(
+        zip(order, written_in_turn(limits, [arrays[i] for i in order], [before[i] for i in order]), strict=True)
+    )
+    return jax.tree.unflatten(jax.tree.structure(new), [found[i] for i in range(len(arrays))])
 
 
 def _floating(state: Any) -> list[jax.Array]:
@@ -115,13 +117,16 @@ def _has_nan(init: Callable[[], Any]) -> bool:
     # Read, where possible, and not computed: XLA takes 20 ms to compile each small program.
     traced = jax.make_jaxpr(init)()
     if all(eqn.primitive.name == "broadcast_in_dim" for eqn in traced.jaxpr.eqns):
-        read = [*traced.jaxpr.outvars, *(var for eqn in traced.jaxpr.eqns for var in eqn.invars)]
-        numbers = [*traced.consts, *(var.val for var in read if isinstance(var, Literal))]
+        given = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
+        spread = {eqn.outvars[0]: eqn.invars[0] for eqn in traced.jaxpr.eqns}
+        read = [var if isinstance(var, Literal) else spread.get(var, var) for var in traced.jaxpr.outvars]
+        numbers = [var.val if isinstance(var, Literal) else given.get(var) for var in read]
     else:
         with jax.ensure_compile_time_eval():
             numbers = jax.tree.leaves(init())
-    arrays = [np.asarray(number) for number in numbers if not isinstance(number, jax.core.Tracer)]
-    return any(bool(np.isnan(array).any()) for array in _floating(arrays))
+    known = [number for number in numbers if number is not None and not isinstance(number, jax.core.Tracer)]
+    floating = [number for number in known if jnp.issubdtype(jnp.result_type(number), jnp.floating)]
+    return any(bool(np.isnan(np.asarray(number)).any()) for number in floating)
 
 
 def _missing(state: Any, norms: jax.Array) -> jax.Array:

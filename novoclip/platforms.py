@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.mesh import broadcast_like, vary, varying_axes, with_sharding_of
+from novoclip.mesh import with_sharding_of
 
 ROW = 64  # rows of a block that are taken together
 LARGE = 2**24  # least elements of a matrix whose rows are summed in blocks
@@ -42,78 +42,11 @@ def pieces(rows: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
     return [found[i] for i in range(len(lengths))]
 
 
-@jax.jit
-def kept_apart(tree: Any) -> Any:
-    """Return arrays unchanged, and keep XLA's CPU backend from sharing what is computed from them with other code.
-
-    On other backends it does nothing, since they would write the arrays out. Inside `shard_map`, all arrays count as
-    varying if one of them does, as the results of a barrier do.
-    """
-    for like in {varying_axes(leaf): leaf for leaf in jax.tree.leaves(tree)}.values():
-        tree = jax.tree.map(functools.partial(vary, like=like), tree)
-    return lax.platform_dependent(tree, cpu=lax.optimization_barrier, default=lambda tree: tree)
-
-
-def one_each(numbers: Sequence[jax.Array], leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return scalars unchanged, one for each leaf, and keep XLA's CPU backend from seeing that some are equal.
-
-    It writes out a scalar that leaves of one shape share, in an array as large as a leaf, and reads that once more for
-    each leaf.
-    """
-    alike: dict[tuple[str, ...], list[int]] = {}  # since what comes from one barrier varies over the same mesh axes
-    for i, leaf in enumerate(leaves):
-        alike.setdefault(varying_axes(leaf), []).append(i)
-    found = dict[int, jax.Array]()
-    for members in alike.values():
-        # With a leaf, since XLA makes one of two barriers of the same numbers.
-        _, *own = kept_apart([lax.stop_gradient(leaves[members[0]]), *(numbers[i] for i in members)])
-        found |= zip(members, own, strict=True)
-    return [found[i] for i in range(len(leaves))]
-
-
-@jax.jit
-def written_out(array: jax.Array) -> jax.Array:
-    """Return an array unchanged, which XLA's CPU backend computes once for all its uses.
-
-    XLA does not duplicate a division, so it is divided by ones that it cannot recognize as ones.
-    """
-    return lax.platform_dependent(array, cpu=lambda array: array / _ones(array), default=lambda array: array)
-
-
-@jax.jit
-def written_in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return new arrays unchanged, which XLA's CPU backend computes one by one, after the first.
-
-    So kernels that overwrite old arrays follow those that read them, and no copies are kept. Each array is the old one
-    where an element of the array before is both below and above 0, which XLA does not see is nowhere. Arrays may have
-    more axes than the first, behind its own.
-    """
-
-    def in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
-        found, late = [], first.real
-        for array, before in zip(new, old, strict=True):
-            nowhere = lax.expand_dims((late < 0) & (late > 0), range(first.ndim, array.ndim))
-            found.append(jnp.where(broadcast_like(nowhere, array), before, array))
-            late = found[-1].real[(..., *(0,) * (array.ndim - first.ndim))]
-        return found
-
-    def unchanged(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:
-        del first, old
-        return list(new)
-
-    return lax.platform_dependent(first, list(new), list(old), cpu=in_turn, default=unchanged)
-
-
 def _has_one_cpu_device() -> bool:
     try:
         return jax.device_count("cpu") == 1
     except RuntimeError:  # JAX is configured without a CPU backend
         return False
-
-
-def _ones(array: jax.Array) -> jax.Array:
-    positive = array > 0
-    return positive.astype(array.dtype) + (~positive).astype(array.dtype)
 
 
 def if_needed(needed: jax.Array, function: Callable[..., Any], otherwise: Callable[..., Any], *arrays: Any) -> Any:
@@ -214,8 +147,8 @@ def _by_index(rows: jax.Array) -> list[jax.Array]:
         places.append(place.astype(jnp.uint32))  # unsigned, since JAX adds a select for places below 0
 
     def taken(rows: jax.Array) -> list[jax.Array]:
-        each = zip(places, range(rows.shape[0]), strict=False)
-        return [lax.dynamic_index_in_dim(rows, at, 0, keepdims=False) / one.astype(rows.dtype) for at, _ in each]
+        each = [places[i] for i in range(rows.shape[0])]
+        return [lax.dynamic_index_in_dim(rows, at, 0, keepdims=False) / one.astype(rows.dtype) for at in each]
 
     rows = rows / one.astype(rows.dtype)
     if blocks == 1:

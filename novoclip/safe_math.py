@@ -8,8 +8,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from novoclip.platforms import kept_apart, one_each
 from novoclip.ranges import RANGES, accumulation_dtype
+from novoclip.written import kept_apart, one_each
 
 SHRINK = 2.0**-64
 

@@ -380,6 +380,16 @@ def test_a_step_makes_no_copy_of_the_gradients(name, options, dtype, nonfinite):
 
 
 @pytest.mark.parametrize("per", ["element", "tensor"])
+def test_a_root_that_underflowed_is_no_limit(per):
+    transform = novoclip.scale_by_novoclip(0.0, threshold="proportional", bias_correction=True, per=per)
+    update, state = jax.jit(transform.update), transform.init(jnp.zeros(()))
+    for size in (1e-37, 1.0):  # sqrt(1 - b2) 1e-37 is less than the least number
+        updates, state = update(jnp.float32(size), state)
+    # v is 0.001, its weight 0.001, or 0.001999 if the gradient that was lost counts. With a limit of 0 it would be 0.
+    assert 0.999 < updates < np.sqrt(2)
+
+
+@pytest.mark.parametrize("per", ["element", "tensor"])
 def test_rare_gradients_are_not_clipped_by_the_zeros_between(per):
     transform = novoclip.scale_by_novoclip(0.0, threshold="proportional", bias_correction=True, per=per)
     gradients = {"rare": np.zeros((1001, 1), np.float32), "dense": np.ones((1001, 1), np.float32)}

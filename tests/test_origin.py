@@ -180,6 +180,56 @@ def test_a_state_may_begin_as_nan(per, first):
     np.testing.assert_allclose(updates["a"], 2.0, rtol=1e-6)
 
 
+def keys(norms):
+    return jax.random.split(jax.random.key(0), norms.shape)
+
+
+def two_arrays(norms):
+    return jnp.zeros((*norms.shape, 0)), jnp.zeros((*norms.shape, 2))
+
+
+# A limit of 2, with states of several kinds: init, and the state after a step from norms and the state.
+KINDS = {
+    "keys": (keys, lambda norms, state: state),
+    "integers": (lambda norms: jnp.zeros(norms.shape, jnp.int32), lambda norms, state: state + 1),
+    "no axis": (two_arrays, lambda norms, state: (state[0], state[1] + norms[..., None])),
+    "booleans": (lambda norms: jnp.zeros(norms.shape, bool), lambda norms, state: state | (norms > 1)),
+}
+
+
+@pytest.mark.parametrize("limit", [jnp.int32(2), jnp.float32(2), 2.0, np.float16(2)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_elements_may_be_of_any_kind(kind, limit):
+    init, learn = KINDS[kind]
+    rule = novoclip.clip_by_limit(
+        "element", novoclip.Limit(init, lambda norms, state, sizes=None, **_: (limit, learn(norms, state)))
+    )
+    gradients = {"a": jnp.array([[1.0, -5.0]]), "empty": jnp.zeros((0, 3)), "scalar": jnp.array(3.0)}
+    for update in (rule.update, jax.jit(rule.update)):
+        updates, state = update(gradients, rule.init(gradients))
+        np.testing.assert_array_equal(updates["a"], [[1, -2]])
+        np.testing.assert_array_equal(updates["scalar"], 2)
+        sizes = jax.tree.map(jnp.abs, gradients)
+        expected = jax.tree.map(lambda size: learn(size, init(size)), sizes)
+        for a, b in zip(jax.tree.leaves(state.limit_state), by_field(expected, sizes), strict=True):
+            np.testing.assert_array_equal(*(jax.random.key_data(x) if kind == "keys" else x for x in (a, b)))
+
+
+def by_field(expected, sizes):
+    """Arrays of a state, field by field, from one state for each leaf."""
+    states = jax.tree.structure(sizes).flatten_up_to(expected)
+    return [array for field in zip(*map(jax.tree.leaves, states), strict=True) for array in field]
+
+
+@pytest.mark.parametrize("per", ["tree", "tensor", "element"])
+def test_a_state_that_init_does_not_make_is_refused(per):
+    rule = novoclip.clip_by_limit(
+        per, novoclip.Limit(lambda norms: (), lambda norms, state, sizes=None, **_: (jnp.full_like(norms, 2), norms))
+    )
+    with pytest.raises((TypeError, ValueError)):
+        rule.update({"a": jnp.ones(2)}, rule.init({"a": jnp.ones(2)}))
+
+
 @pytest.mark.parametrize("per", ["tree", "element"])
 def test_a_state_that_becomes_nan_is_not_learned(per):
     def spoilt(norms, state, param_norms=None, *, step, **extra):

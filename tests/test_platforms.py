@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.compile import fusions, operations
 import novoclip
-from novoclip import platforms
-from novoclip.platforms import ROW, entries, one_each, pieces
+from novoclip import platforms, written
+from novoclip.platforms import ROW, entries, pieces
 from novoclip.testing.subject import random_tree, true_norms
 from tests.cases import FIRST
 
@@ -32,6 +32,13 @@ def test_entries_are_the_rows_bit_for_bit(number):
             np.testing.assert_array_equal(found, row)
 
 
+@pytest.mark.parametrize("number", [16, 17, 23])
+def test_entries_of_more_blocks_than_a_block_has_rows(number, monkeypatch):
+    monkeypatch.setattr(platforms, "ROW", 4)
+    rows = np.random.default_rng(number).normal(size=(number, 2)).astype(np.float32)
+    np.testing.assert_array_equal(entries(rows), rows)
+
+
 def test_pieces_are_consecutive_slices():
     lengths = (3, 1, 3, 0, 2, 1)
     rows = np.arange(20.0, dtype=np.float32).reshape(10, 2)
@@ -44,12 +51,12 @@ def test_one_scalar_for_each_leaf_is_unchanged_and_has_no_derivative_of_the_leaf
     leaves = [jnp.full((2, 3), jnp.nan), jnp.ones((4,), jnp.float16)]
 
     def scaled(numbers):
-        return sum(one_each(numbers, leaves))
+        return sum(written.one_each(numbers, leaves))
 
     numbers = [jnp.float32(3), jnp.float32(-5)]
-    assert one_each(numbers, leaves) == jax.jit(one_each)(numbers, leaves) == numbers
+    assert written.one_each(numbers, leaves) == jax.jit(written.one_each)(numbers, leaves) == numbers
     assert jax.grad(scaled)(numbers) == [1, 1]
-    assert one_each([], []) == []
+    assert written.one_each([], []) == []
 
 
 def test_entries_have_derivatives_and_map():
@@ -68,8 +75,45 @@ def test_entries_have_derivatives_and_map():
 def test_elsewhere_rows_are_sliced(platform):
     rows = jax.ShapeDtypeStruct((20, 2), jnp.float32)
     text = jax.jit(entries).trace(rows).lower(lowering_platforms=(platform,)).as_text()
-    assert "stablehlo.concatenate" not in text
-    assert "stablehlo.divide" not in text
+    assert not re.search(r"stablehlo\.(dynamic_slice|divide|optimization_barrier)", text)
+
+
+def all_unchanged(number, leaf, state):
+    """Everything that is written differently for a CPU, in values that it must not change."""
+    (own,) = written.one_each([number], [leaf])
+    again, apart = written.computed_again(state), written.kept_apart(state)
+    first, *rest = jax.tree.leaves(apart)
+    return own, written.written_out(leaf), again, written.written_in_turn(first, rest, rest)
+
+
+NUMBER, LEAF = np.float32(3), np.array([[1.5, -np.inf, np.nan]], np.float32)
+KEPT = (
+    np.array([[np.nan, 1.5, -2]], np.float32),
+    np.array([[7, -1, 0]], np.int32),
+    np.array([[True, False, True]]),
+    np.array([[1 + 2j, np.nan, -3j]], np.complex64),
+    np.arange(6, dtype=np.float16).reshape(1, 3, 2),
+    np.zeros((1, 3, 0), np.float32),
+    np.array([[4, 5, 6]], np.uint8),
+)
+
+
+@pytest.mark.parametrize("run", [all_unchanged, jax.jit(all_unchanged)])
+def test_what_is_for_xla_alone_changes_no_value(run):
+    found = run(NUMBER, LEAF, KEPT)
+    for one, expected in zip(jax.tree.leaves(found), (NUMBER, LEAF, *KEPT, *KEPT[1:]), strict=True):
+        np.testing.assert_array_equal(one, expected)
+        assert one.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_elsewhere_nothing_is_done_for_xla_on_cpus(platform):
+    text = jax.jit(all_unchanged).trace(NUMBER, LEAF, KEPT).lower(lowering_platforms=(platform,)).as_text()
+    assert not re.search(r"stablehlo\.(select|divide|optimization_barrier|compare)", text)
+
+
+def test_integers_are_not_written_out():
+    np.testing.assert_array_equal(written.written_out(jnp.arange(3)), jnp.arange(3))
 
 
 RULES = {

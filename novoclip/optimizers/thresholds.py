@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from novoclip.measure import ELEMENTS, Measure
 from novoclip.optimizers.moments import Decay, block_sizes, ones_average, root_average
-from novoclip.platforms import kept_apart, written_in_turn
 from novoclip.ranges import no_limit
 from novoclip.safe_math import wide_ratio
 from novoclip.shapes import hard
+from novoclip.written import kept_apart, written_in_turn
 
 CLIPPING = {"inverse": 1.0, "proportional": 3.0}  # by default
 
@@ -42,8 +42,8 @@ def proportional(gradients: Any, state: Any, blocks: Measure, k: jax.Array) -> A
 
 @jax.jit
 def _limit(k: jax.Array, root: jax.Array, weight: jax.Array, count: jax.Array) -> jax.Array:
-    # v is a sum over a block's elements: each is compared with their root mean square.
-    some = weight > 0
+    # v is a sum over a block's elements: each is compared with their root mean square. A root that underflowed is none.
+    some = (weight > 0) & (root > 0)
     return jnp.where(some, k * (root / jnp.sqrt(jnp.where(some, weight, 1) * count)), no_limit(root.dtype))
 
 

@@ -13,10 +13,10 @@ from novoclip.clip_state import ClipState
 from novoclip.leaves import named_leaves, narrow, reject_integers, with_numbers
 from novoclip.mesh import axis_size, partition_of
 from novoclip.paths import Path
-from novoclip.platforms import one_each
 from novoclip.ranges import accumulation_dtype
 from novoclip.rules.record import record
 from novoclip.stacks import Stacked, resolve_stacked, within_layers
+from novoclip.written import one_each
 
 
 def centralize(

@@ -9,10 +9,10 @@ import optax
 from novoclip.clip_state import ClipState
 from novoclip.leaves import is_measured, reject_integers
 from novoclip.paths import leaves_with_paths
-from novoclip.platforms import one_each
 from novoclip.ranges import accumulation_dtype
 from novoclip.slices import Slices
 from novoclip.wrappers.inner import checked_inner
+from novoclip.written import one_each
 
 
 def per_example(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -74,7 +74,7 @@ def per_example(inner: optax.GradientTransformation) -> optax.GradientTransforma
             return updates, rule.update(examples, state, params, **extra)[1]
         each, states = jax.vmap(one)(examples)
         numbers = one_each([jnp.asarray(len(leaf), accumulation_dtype(leaf.dtype)) for leaf in each], each)
-        means = iter(_mean(*both) for both in zip(each, numbers, strict=True))
+        means = iter(_divided_sum(*both) for both in zip(each, numbers, strict=True))
         averaged = jax.tree.map(lambda leaf: next(means) if is_measured(leaf) else leaf[0], updates)
         return averaged, _merged(states, state)
 
@@ -145,9 +145,14 @@ def _mean_of(leaf: jax.Array, old: jax.Array, moved: jax.Array) -> jax.Array:
     return jnp.where(count > 0, jnp.sum(parts, axis=0), old)
 
 
-def _mean(leaf: jax.Array, number: Any = None) -> jax.Array:
+def _mean(leaf: jax.Array) -> jax.Array:
     if not is_measured(leaf):
         return jnp.max(leaf, axis=0) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf[0]
+    return _divided_sum(leaf, jnp.asarray(len(leaf)))
+
+
+def _divided_sum(leaf: jax.Array, number: jax.Array) -> jax.Array:
+    # The division comes before the sum, which could overflow.
     wide = leaf if jnp.iscomplexobj(leaf) else leaf.astype(accumulation_dtype(leaf.dtype))
-    by = jnp.asarray(len(leaf) if number is None else number, wide.dtype)
+    by = number.astype(wide.dtype)
     return jnp.sum(wide / by, axis=0).astype(leaf.dtype)

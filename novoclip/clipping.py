@@ -52,9 +52,9 @@ def clip_by_limit(
     output unit or an element. Each block g with the norm n and the limit c becomes g shape(n, c) / n.
 
     Args:
-      measure: the blocks and their norms: "tree" (one block), "tensor" (each leaf), "unit" (each output unit) or
-        "element" (each element), with Euclidean norms; or a Measure, such as `resolve_measure("tensor", "l1")` or
-        `groups(...)`.
+      measure: the blocks and their norms: "tree" (one block), "tensor" (each leaf), "unit" (each output unit; a vector
+        or a scalar is one) or "element" (each element), with Euclidean norms; or a Measure, such as
+        `resolve_measure("tensor", "l1")` or `groups(...)`.
       limit: the limits of the blocks at each step: a fixed one, such as `limits.constant(1.0)`, or one that learns from
         the norms, such as `limits.autoclip(90.0)`. Required. Schedules count every update, from 0.
       shape: the new norm of a block: "hard" (min(n, c)), "tanh", "arctan", "algebraic" and "smooth" (norms that

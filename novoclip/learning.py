@@ -57,7 +57,7 @@ def freeze_nonfinite(limit: Limit, *, elementwise: bool, floor: float | None = 0
         state = without_infinity(jax.tree.map(_widened, state, declared))
         seen = norms.astype(_dtype_of(state, norms.dtype))
         finite = jnp.isfinite(seen)
-        run = functools.partial(_apart, limit) if elementwise else limit.update
+        run = functools.partial(_apart if elementwise else _returned, limit)
         limits, learned = run(jnp.where(finite, seen, 0), state, param_norms, **extra)
         jax.tree.map(_check_unchanged, state, learned)
         if begins_as_nan():
@@ -89,9 +89,20 @@ def _as_given(array: jax.Array, given: jax.Array) -> jax.Array:
     return array if array.dtype == given.dtype else narrow(array, given.dtype)
 
 
-def _apart(limit: Limit, norms: Any, state: Any, param_norms: Any, **extra: Any) -> tuple[Any, Any]:
+def _returned(limit: Limit, norms: Any, state: Any, param_norms: Any, /, **extra: Any) -> tuple[Any, Any]:
+    """Return what a Limit returns, or raise an error that names it if that is not limits and a state as in `init`."""
+    found = limit.update(norms, state, param_norms, **extra)
+    wanted: Any = jax.tree.structure(state)
+    if not isinstance(found, tuple | list) or len(found) != 2 or jax.tree.structure(found[1]) != wanted:
+        msg = f"update of the Limit {limit.name} must return (limits, state), with a state {wanted} as in init; "
+        msg += f"got {jax.tree.structure(found)}"
+        raise ValueError(msg)
+    return found[0], found[1]
+
+
+def _apart(limit: Limit, norms: Any, state: Any, param_norms: Any, /, **extra: Any) -> tuple[Any, Any]:
     """Return what a Limit of elements does, traced twice. Otherwise XLA writes out what limits and state share."""
-    limits, learned = limit.update(norms, state, param_norms, **extra)
+    limits, learned = _returned(limit, norms, state, param_norms, **extra)
     if not jax.tree.leaves(state) or not isinstance(norms, jax.core.Tracer):
         return limits, learned
     limits = written_out(jnp.broadcast_to(limits, norms.shape))

@@ -31,10 +31,11 @@ class Limit(NamedTuple):
     A Limit sees norms and never gradients. It therefore works with every Measure, and can be run on a recorded series
     of norms.
 
-    Norms are one float32 or float64 array: a scalar, or a vector with one entry per block. With `per="element"`,
-    `update` is called for each leaf, or under jit for each shape of a leaf, with the absolute values; it must be a pure
-    function, and may be traced twice. With `per="unit"`, it is called once for all leaves whose norms have the same
-    shape, with an array `(leaves, *shape)`.
+    Norms are one float32 or float64 array with one entry per block, a scalar for the tree and a vector per tensor or
+    group, and `update` computes each limit from the entry at its place. With `per="element"`, `update` is called for
+    each leaf, or under jit for each shape of a leaf, with the absolute values; it must be a pure function, and may be
+    traced twice. With `per="unit"`, it is called once for all leaves whose norms have the same shape, with an array
+    `(leaves, *shape)`. A limit of infinity is none.
 
     Norms are finite: `clip_by_limit` replaces a norm that is not finite by 0, and discards the result for that block. A
     norm of 0 is common, such as that of an embedding row that is not in the batch, and says nothing about the next

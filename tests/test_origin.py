@@ -221,13 +221,27 @@ def by_field(expected, sizes):
     return [array for field in zip(*map(jax.tree.leaves, states), strict=True) for array in field]
 
 
-@pytest.mark.parametrize("per", ["tree", "tensor", "element"])
-def test_a_state_that_init_does_not_make_is_refused(per):
-    rule = novoclip.clip_by_limit(
-        per, novoclip.Limit(lambda norms: (), lambda norms, state, sizes=None, **_: (jnp.full_like(norms, 2), norms))
-    )
-    with pytest.raises((TypeError, ValueError)):
-        rule.update({"a": jnp.ones(2)}, rule.init({"a": jnp.ones(2)}))
+WRONG = {
+    "another state": (lambda norms: (), lambda norms, state: (jnp.full_like(norms, 2), norms)),
+    "in the wrong order": (lambda norms: (norms, norms), lambda norms, state: (state, norms)),
+    "limits alone": (jnp.zeros_like, lambda norms, state: norms),
+}
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("per", ["tree", "tensor", "unit", "element"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_limit_that_returns_something_else_is_named(name, per, jit):
+    init, update = WRONG[name]
+
+    def zeros(norms):
+        return init(jnp.zeros(norms.shape, norms.dtype))
+
+    limit = novoclip.Limit(zeros, lambda norms, state, sizes=None, **_: update(norms, state), name="of mine")
+    rule = novoclip.clip_by_limit(per, limit)
+    gradients = {"a": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match=r"the Limit of mine must return \(limits, state\)"):
+        (jax.jit(rule.update) if jit else rule.update)(gradients, rule.init(gradients))
 
 
 @pytest.mark.parametrize("per", ["tree", "element"])

@@ -182,9 +182,10 @@ def test_a_decay_that_is_nan_teaches_nothing():
             np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=1e-6)
 
 
-def test_arguments_that_share_names_with_a_limits_own_are_passed_by():
-    rule = novoclip.autoclip(90.0)
-    extra = {"norms": 1, "param_norms": 3, "step": 4}
+@pytest.mark.parametrize("per", ["tree", "element"])
+def test_arguments_that_share_names_with_a_limits_own_are_passed_by(per):
+    rule = novoclip.autoclip(90.0, window=9, per=per)
+    extra = {"norms": 1, "param_norms": 3, "step": 4, "limit": 5}
     updates, state = jax.jit(lambda leaf: rule.update(leaf, rule.init(leaf), None, **extra))(np.ones(2, np.float32))
     np.testing.assert_array_equal(updates, 1)
     assert int(state.steps) == 1

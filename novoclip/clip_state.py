@@ -102,7 +102,7 @@ def advance_blocks(state: ClipState, norms: Any, limits: Any, roundings: Any, *,
 
 
 def count_blocks(state: ClipState, beyond: jax.Array, spoilt: jax.Array, count: int) -> ClipState:
-    """Return the state after a step with `count` blocks, `beyond` over their limits; `spoilt`: some are not finite."""
+    """Return the state after a step with `count` blocks, `beyond` over their limits; `spoilt`: if any is not finite."""
     return state._replace(
         fraction=(beyond / float(max(count, 1))).astype(state.fraction.dtype),
         clipped=safe_increment(state.clipped, beyond > 0),

@@ -70,8 +70,8 @@ def written_in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[ja
     """Return new arrays unchanged, which XLA's CPU backend computes one by one, after the first.
 
     So kernels that overwrite old arrays follow those that read them, and no copies are kept. Each array is chosen by a
-    condition on the one before that never holds. Arrays may have more axes than the first, behind its own. Inside
-    `shard_map`, the new arrays vary over the mesh axes of all others.
+    condition on the one before that never holds. Arrays may have more axes than the first, after its own. Inside
+    `shard_map`, the new arrays must vary over the mesh axes of all others.
     """
 
     def in_turn(first: jax.Array, new: Sequence[jax.Array], old: Sequence[jax.Array]) -> list[jax.Array]:

@@ -113,7 +113,9 @@ def test_elsewhere_nothing_is_done_for_xla_on_cpus(platform):
 
 
 def test_integers_are_not_written_out():
-    np.testing.assert_array_equal(written.written_out(jnp.arange(3)), jnp.arange(3))
+    found = written.written_out(jnp.arange(3))
+    np.testing.assert_array_equal(found, jnp.arange(3))
+    assert found.dtype == jnp.int32
 
 
 RULES = {
@@ -164,19 +166,17 @@ def test_leaves_of_one_shape_are_lowered_once(name):
     ],
 )
 def test_no_rule_makes_the_host_of_an_accelerator_wait(case, platform):
-    """No loop, no branch whose index is computed but one of a guard on a TPU, no float64 for float32 parameters."""
+    """No loop, no branch whose index is computed, no float64 for float32 parameters."""
     transform, params = case.transform(), random_tree(dtype=jnp.float32)
     state = jax.eval_shape(transform.init, params)
-    guard = case.entry.name in ("guard_nonfinite", "skip_spikes")
     extra = {"value": jnp.float32(1.0)} if case.entry.name == "skip_spikes" else {}
     update = functools.partial(transform.update, **extra)
     text = jax.jit(update).trace(params, state, params).lower(lowering_platforms=(platform,)).as_text()
     # On a TPU jnp.linalg.svd is a loop.
     assert "stablehlo.while" not in text or (case.entry.name, platform) == ("clip_by_spectral_norm", "tpu")
     assert "xf64" not in text  # Python's numbers are scalars of it
-    # A TPU branches by itself. What `watch` measures is in a branch everywhere, as its docstring says.
-    watch = case.entry.name == "watch"
-    assert len(computed_branches(text)) == (1 if watch or (guard and platform == "tpu") else 0)
+    # What `watch` measures is in a branch everywhere, as its docstring says.
+    assert len(computed_branches(text)) == (case.entry.name == "watch")
 
 
 def computed_branches(text):

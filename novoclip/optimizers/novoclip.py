@@ -85,18 +85,18 @@ def _novoclip(
     def follow(gradients: Any, state: NovoClipState, before: NovoClipState, step: Step) -> NovoClipState:
         by = step.value(scale, "clipping")
         if threshold == "proportional":
-            return state._replace(root=root_after(gradients, state, before, blocks, step.decay(b2, "b2"), by))
+            return root_after(gradients, state, before, blocks, step.decay(b2, "b2"), by)
         return state._replace(mu=average(inverse(gradients, state.root, blocks, by), before.mu, step.decay(b1, "b1")))
 
     def follow_root(gradients: Any, state: NovoClipState, before: NovoClipState, step: Step) -> NovoClipState:
-        return state._replace(root_weight=weight_after(gradients, state, before, blocks, step.decay(b2, "b2")))
+        return weight_after(gradients, state, before, step.decay(b2, "b2"))
 
     def direction(gradients: Any, state: NovoClipState, step: Step) -> Any:
         mu = debiased(state.mu, state.mu_weight) if bias_correction else state.mu
         root = over_root(state.root, state.root_weight) if bias_correction else state.root
         return divide(mu, blocks.spread(root, gradients), step.epsilon(eps, "eps"))
 
-    followed = (follow, follow_root) if threshold == "proportional" else (follow,)
+    followed = (follow, follow_root) if threshold == "proportional" and blocks.elementwise else (follow,)
     return Algorithm(init, learn, direction, f"novoclip(threshold={threshold!r}) per {blocks.name}", followed)
 
 

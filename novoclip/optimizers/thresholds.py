@@ -54,7 +54,10 @@ def _if_not_zero(size: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def root_after(gradients: Any, state: Any, before: Any, blocks: Measure, decay: Decay, k: jax.Array) -> Any:
-    """Return sqrt(v), updated with the gradients that `proportional` returns; the new m in the state depends on it."""
+    """Return the state with sqrt(v), and per block its weights, updated with the gradients that `proportional` returns.
+
+    For elements, the new m in the state depends on the old ones, and `weight_after` has the weights.
+    """
     again = before
     if blocks.elementwise:
         # Computed once more, apart: otherwise XLA writes out what m and the root share.
@@ -62,14 +65,20 @@ def root_after(gradients: Any, state: Any, before: Any, blocks: Measure, decay: 
         again = before._replace(root=root, root_weight=weight)
     sizes = block_sizes(blocks, proportional(gradients, again, blocks, k))
     root = jax.tree.map(_if_not_zero, sizes, root_average(sizes, again.root, decay), again.root)
-    return _after(state.mu, root, before.root) if blocks.elementwise else root
+    if blocks.elementwise:
+        return state._replace(root=_after(state.mu, root, before.root))
+    return state._replace(root=root, root_weight=_weights(sizes, before.root_weight, decay))
 
 
-def weight_after(gradients: Any, state: Any, before: Any, blocks: Measure, decay: Decay) -> Any:
-    """Return the weights of the gradients in v; the new root in the state depends on the old ones."""
-    weights = jax.tree.map(lambda w: ones_average(w, decay), before.root_weight)
-    weights = jax.tree.map(_if_not_zero, block_sizes(blocks, gradients), weights, before.root_weight)
-    return _after(state.root, weights, before.root_weight) if blocks.elementwise else weights
+def weight_after(gradients: Any, state: Any, before: Any, decay: Decay) -> Any:
+    """Return the state with the weights of the elements in v; the new root in the state depends on the old ones."""
+    # Of the gradients as they are, which are 0 where the clipped ones are.
+    weights = _weights(jax.tree.map(jnp.abs, gradients), before.root_weight, decay)
+    return state._replace(root_weight=_after(state.root, weights, before.root_weight))
+
+
+def _weights(sizes: Any, weights: Any, decay: Decay) -> Any:
+    return jax.tree.map(lambda size, w: _if_not_zero(size, ones_average(w, decay), w), sizes, weights)
 
 
 def _after(first: Any, new: Any, old: Any) -> Any:
